@@ -1,0 +1,3 @@
+//! The plywood command.
+#![forbid(unsafe_code)]
+fn main() {}
