@@ -1,0 +1,156 @@
+//! Removing a directory tree of our own, and nothing else.
+//!
+//! Every directory is opened by one name from its parent's descriptor with `openat2`
+//! (`RESOLVE_NO_XDEV|RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS`): a symlink is removed, never followed, and a mount
+//! in the tree, whatever it is, ends the removal with EXDEV before anything behind it is touched. A tree that
+//! lies on an idmapped or a detached mount is refused at the start.
+
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::error::{self, Result, SyscallError};
+use crate::table;
+
+/// Open descriptors at one time; a directory deeper than this is first moved up to the tree's top.
+const MAX_OPEN: usize = 64;
+
+/// Removes the directory `name` of `parent` and everything in it.
+///
+/// `name` is one component. Needs openat2 (5.6) and a mount that is in the calling thread's mount table.
+///
+/// # Errors
+/// Kind `Missing` if it does not exist; ENOTDIR or ELOOP if it is no directory; EXDEV if it is, lies behind,
+/// or contains a mount; EXDEV if it lies on an idmapped or detached mount. What was removed before stays so.
+pub fn remove_tree(parent: impl AsFd, name: impl AsRef<Path>) -> Result<()> {
+    let parent = parent.as_fd();
+    let name = single_component(name.as_ref())?;
+    let top = open_child(parent, &name)?;
+    if !table::is_plain_mount(&top)? {
+        let call = format!("remove_tree({}, {name:?}): on an idmapped or detached mount", error::fd(parent));
+        return Err(SyscallError::new(call, Errno::XDEV));
+    }
+    let mut moved = 0;
+    // Each round empties the top; directories moved up for their depth make another round.
+    loop {
+        empty(top.as_fd(), top.as_fd(), 1, &mut moved)?;
+        match rustix::fs::unlinkat(parent, &*name, AtFlags::REMOVEDIR) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOTEMPTY) if moved > 0 => moved = 0,
+            Err(errno) => return Err(unlink_error(parent, &name, true, errno)),
+        }
+    }
+}
+
+fn single_component(name: &Path) -> Result<CString> {
+    let mut components = name.components();
+    if let (Some(Component::Normal(only)), None) = (components.next(), components.next())
+        && let Ok(name) = CString::new(only.as_bytes())
+    {
+        return Ok(name);
+    }
+    Err(SyscallError::new(format!("remove_tree({name:?}): not a single name"), Errno::INVAL))
+}
+
+fn open_child(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve).map_err(|errno| {
+        SyscallError::new(
+            format!(
+                "openat2({}, {name:?}, {{flags=O_RDONLY|O_DIRECTORY|O_NOFOLLOW|O_CLOEXEC, \
+                 resolve=RESOLVE_NO_XDEV|RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS}})",
+                error::fd(parent)
+            ),
+            errno,
+        )
+    })
+}
+
+/// Removes what is in `dir`. `depth` descriptors are open; deeper directories go to `top` and count in `moved`.
+fn empty(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, depth: usize, moved: &mut u64) -> Result<()> {
+    // Removing while reading may make a filesystem skip entries: read again until a round finds nothing new.
+    loop {
+        let mut removed = false;
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))
+            .map_err(|errno| SyscallError::new(format!("lseek({}, 0, SEEK_SET)", error::fd(dir)), errno))?;
+        let mut entries = RawDir::new(dir, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry =
+                entry.map_err(|errno| SyscallError::new(format!("getdents64({})", error::fd(dir)), errno))?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." || (depth == 1 && is_moved(name) && *moved > 0) {
+                continue;
+            }
+            remove_entry(top, dir, name, entry.file_type(), depth, moved)?;
+            removed = true;
+        }
+        if !removed {
+            return Ok(());
+        }
+    }
+}
+
+fn remove_entry(
+    top: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    kind: FileType,
+    depth: usize,
+    moved: &mut u64,
+) -> Result<()> {
+    // Where the filesystem does not give types, unlink finds out: a directory answers EISDIR.
+    if kind != FileType::Directory {
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR) if kind == FileType::Unknown => {}
+            Err(errno) => return Err(unlink_error(dir, name, false, errno)),
+        }
+    }
+    if depth >= MAX_OPEN {
+        return move_up(top, dir, name, moved);
+    }
+    let child = open_child(dir, name)?;
+    empty(top, child.as_fd(), depth + 1, moved)?;
+    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(unlink_error(dir, name, true, errno)),
+    }
+}
+
+const MOVED_PREFIX: &str = ".plywood-removing-";
+
+fn is_moved(name: &CStr) -> bool {
+    name.to_bytes().starts_with(MOVED_PREFIX.as_bytes())
+}
+
+/// A rename never crosses a mount, and a mount point cannot be renamed (EBUSY).
+fn move_up(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr, moved: &mut u64) -> Result<()> {
+    loop {
+        let target = format!("{MOVED_PREFIX}{moved}");
+        *moved += 1;
+        match rustix::fs::renameat_with(dir, name, top, &target, rustix::fs::RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(errno) => {
+                let call = format!(
+                    "renameat2({}, {name:?}, {}, {target:?}, RENAME_NOREPLACE)",
+                    error::fd(dir),
+                    error::fd(top)
+                );
+                return Err(SyscallError::new(call, errno));
+            }
+        }
+    }
+}
+
+fn unlink_error(dir: BorrowedFd<'_>, name: &CStr, directory: bool, errno: Errno) -> SyscallError {
+    let flags = if directory { "AT_REMOVEDIR" } else { "0" };
+    SyscallError::new(format!("unlinkat({}, {name:?}, {flags})", error::fd(dir)), errno)
+}

@@ -1,0 +1,155 @@
+//! System calls rustix has no wrapper for.
+//!
+//! `mount_setattr`, `statmount` and `listmount` are missing from rustix 1.1; so are fanotify's calls.
+
+use std::ffi::{CStr, c_int, c_uint};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// Same on every architecture plywood builds for; libc lacks the two names.
+pub(crate) const SYS_STATMOUNT: libc::c_long = 457;
+pub(crate) const SYS_LISTMOUNT: libc::c_long = 458;
+
+/// `LSMT_ROOT`: list what is below the namespace's root.
+pub(crate) const LSMT_ROOT: u64 = u64::MAX;
+
+/// The argument of `mount_setattr`, version 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MountAttr {
+    pub(crate) attr_set: u64,
+    pub(crate) attr_clr: u64,
+    pub(crate) propagation: u64,
+    pub(crate) userns_fd: u64,
+}
+
+/// The argument of `statmount` and `listmount`, version 0: the caller's own mount namespace.
+#[repr(C)]
+struct MntIdReq {
+    size: u32,
+    spare: u32,
+    mnt_id: u64,
+    param: u64,
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 { Err(last_errno()) } else { Ok(result) }
+}
+
+/// Takes a descriptor a system call has just returned.
+fn own(result: libc::c_long) -> Result<OwnedFd, Errno> {
+    let raw = RawFd::try_from(check(result)?).map_err(|_| Errno::BADF)?;
+    // SAFETY: from_raw_fd wants an open descriptor nobody else owns. The kernel returned `raw` from a call
+    // that creates a descriptor, and it has been stored nowhere else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// `mount_setattr(fd, path, flags, attr, sizeof *attr)`
+pub(crate) fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    path: &CStr,
+    flags: c_int,
+    attr: &MountAttr,
+) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a NUL-terminated string (CStr) and exactly `size_of::<MountAttr>()` bytes from
+    // `attr`, a live reference to a repr(C) struct without padding; it writes no memory of ours. Every
+    // variadic argument has the width of a register.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::c_long::from(fd.as_raw_fd()),
+            path.as_ptr(),
+            libc::c_long::from(flags),
+            attr as *const MountAttr,
+            size_of::<MountAttr>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// `listmount({LSMT_ROOT, after}, ids, ids.len(), 0)`: how many ids were written.
+pub(crate) fn listmount(after: u64, ids: &mut [u64]) -> Result<usize, Errno> {
+    let request = MntIdReq { size: size_of::<MntIdReq>() as u32, spare: 0, mnt_id: LSMT_ROOT, param: after };
+    // SAFETY: the kernel reads `request.size` bytes of the live repr(C) request and writes at most `ids.len()`
+    // u64 values to `ids`, a live exclusive slice of that length.
+    let result = unsafe {
+        libc::syscall(SYS_LISTMOUNT, &raw const request, ids.as_mut_ptr(), ids.len(), libc::c_long::from(0))
+    };
+    check(result).map(|count| usize::try_from(count).unwrap_or(0).min(ids.len()))
+}
+
+/// `statmount({id, mask}, buffer, buffer.len(), 0)`; EOVERFLOW asks for a larger buffer.
+pub(crate) fn statmount(id: u64, mask: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+    let request = MntIdReq { size: size_of::<MntIdReq>() as u32, spare: 0, mnt_id: id, param: mask };
+    // SAFETY: the kernel reads `request.size` bytes of the live repr(C) request and writes at most
+    // `buffer.len()` bytes to `buffer`, a live exclusive slice; it copies bytewise, so any alignment will do.
+    let result = unsafe {
+        libc::syscall(
+            SYS_STATMOUNT,
+            &raw const request,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            libc::c_long::from(0),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// `fanotify_init(flags, 0)`
+pub(crate) fn fanotify_init(flags: c_uint) -> Result<OwnedFd, Errno> {
+    // SAFETY: both arguments are integers; the kernel touches no memory of ours.
+    let result = unsafe { libc::fanotify_init(flags, 0) };
+    own(libc::c_long::from(result))
+}
+
+/// `fanotify_mark(group, flags, mask, fd, NULL)`
+pub(crate) fn fanotify_mark(
+    group: BorrowedFd<'_>,
+    flags: c_uint,
+    mask: u64,
+    fd: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    // SAFETY: both descriptors are borrowed and so open during the call; a null path is documented to mean
+    // `fd` itself.
+    let result =
+        unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, fd.as_raw_fd(), std::ptr::null()) };
+    check(libc::c_long::from(result)).map(drop)
+}
+
+/// `ioctl(pidfd, PIDFD_GET_USER_NAMESPACE)`: a descriptor of the process's user namespace.
+pub(crate) fn pidfd_user_namespace(pidfd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    /// `_IO(0xff, 9)`
+    const PIDFD_GET_USER_NAMESPACE: libc::Ioctl = 0xff09;
+    // SAFETY: the request carries no pointer (the kernel insists on a zero argument), so the kernel touches no
+    // memory of ours; the descriptor is borrowed and so open during the call.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_USER_NAMESPACE, 0) };
+    own(libc::c_long::from(result))
+}
+
+/// `waitid(P_PIDFD, pidfd, NULL, WEXITED|__WALL)`, which also reaps children without an exit signal.
+///
+/// rustix has no `__WALL`.
+pub(crate) fn wait_any_child(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    loop {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: the id is a borrowed, open descriptor (never negative); `info` is valid for writes of a
+        // siginfo_t.
+        let result = unsafe {
+            libc::waitid(
+                libc::P_PIDFD,
+                pidfd.as_raw_fd() as libc::id_t,
+                info.as_mut_ptr(),
+                libc::WEXITED | libc::__WALL,
+            )
+        };
+        match check(libc::c_long::from(result)) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop),
+        }
+    }
+}
