@@ -74,7 +74,8 @@ impl SyscallError {
         &self.kernel_log
     }
 
-    pub(crate) fn new(call: impl Into<String>, errno: Errno) -> Self {
+    /// A refused call that this crate has no wrapper for; `call` as strace prints it.
+    pub fn new(call: impl Into<String>, errno: Errno) -> Self {
         Self { call: call.into(), errno, kernel_log: Vec::new() }
     }
 

@@ -1,7 +1,8 @@
 //! A filesystem under construction: `fsopen`, `fsconfig`, `fsmount`.
 //!
 //! Unlike `mount(2)`, which cuts its option string off after a page, every parameter is a call of its own
-//! and every refusal comes with the kernel's sentence about it, in [`SyscallError::kernel_log`].
+//! and a refusal comes with the kernel's sentence about it, in [`SyscallError::kernel_log`], if there is one.
+//! Overlay writes many of its reasons (no work directory, no lower layers) to the system log only, not here.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

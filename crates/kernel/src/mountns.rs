@@ -16,6 +16,8 @@
 //! other thread is moved; but from then on relative paths on this thread mean something else, and absolute
 //! ones are looked up in the entered namespace. Do this on threads of your own, and open whatever you need
 //! from the host beforehand: descriptors stay valid. Threads started by such a thread inherit its view.
+//! `std::process::Command` opens `/dev/null` there and looks its program up there, so keep `/dev`, `/proc` and
+//! where the program lies.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -191,4 +191,23 @@ mod tests {
             assert!(text.parse::<ProcessId>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn orphans_come_to_a_subreaper() {
+        set_child_subreaper().unwrap();
+        let script = "sleep 60 >&- 2>&- & echo $!";
+        let output = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).output().unwrap();
+        let orphan: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        let id = ProcessId::of(orphan).unwrap();
+        assert!(id.signal(Signal::KILL).unwrap());
+        let pid = Pid::from_raw(orphan as i32).unwrap();
+        let reaped = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+        assert_eq!(reaped.unwrap().0, pid);
+    }
+
+    #[test]
+    fn syncfs_takes_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        syncfs(std::fs::File::open(dir.path()).unwrap()).unwrap();
+    }
 }

@@ -5,28 +5,31 @@
 //! in the tree, whatever it is, ends the removal with EXDEV before anything behind it is touched. A tree that
 //! lies on an idmapped or a detached mount is refused at the start.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{self, Result, SyscallError};
 use crate::table;
 
 /// Open descriptors at one time; a directory deeper than this is first moved up to the tree's top.
-const MAX_OPEN: usize = 64;
+const MAX_OPEN: usize = 32;
 
 /// Removes the directory `name` of `parent` and everything in it.
 ///
-/// `name` is one component. Needs openat2 (5.6) and a mount that is in the calling thread's mount table.
+/// `name` is one component. Needs openat2 (5.6), and `parent` opened in the mount namespace of the calling
+/// thread.
 ///
 /// # Errors
 /// Kind `Missing` if it does not exist; ENOTDIR or ELOOP if it is no directory; EXDEV if it is, lies behind,
-/// or contains a mount; EXDEV if it lies on an idmapped or detached mount. What was removed before stays so.
+/// or contains a mount; EXDEV if it lies on an idmapped mount or one that is not in the calling thread's mount
+/// table. What was removed before stays so.
 pub fn remove_tree(parent: impl AsFd, name: impl AsRef<Path>) -> Result<()> {
     let parent = parent.as_fd();
     let name = single_component(name.as_ref())?;
@@ -35,16 +38,25 @@ pub fn remove_tree(parent: impl AsFd, name: impl AsRef<Path>) -> Result<()> {
         let call = format!("remove_tree({}, {name:?}): on an idmapped or detached mount", error::fd(parent));
         return Err(SyscallError::new(call, Errno::XDEV));
     }
-    let mut moved = 0;
+    let removal = Removal { top, names: Cell::new(0), moved: Cell::new(false) };
     // Each round empties the top; directories moved up for their depth make another round.
     loop {
-        empty(top.as_fd(), top.as_fd(), 1, &mut moved)?;
+        removal.empty(removal.top.as_fd(), 1)?;
         match rustix::fs::unlinkat(parent, &*name, AtFlags::REMOVEDIR) {
             Ok(()) => return Ok(()),
-            Err(Errno::NOTEMPTY) if moved > 0 => moved = 0,
+            Err(Errno::NOTEMPTY) if removal.moved.replace(false) => {}
             Err(errno) => return Err(unlink_error(parent, &name, true, errno)),
         }
     }
+}
+
+/// One removal under way.
+struct Removal {
+    top: OwnedFd,
+    /// How many names for moved directories have been used, in all rounds.
+    names: Cell<u64>,
+    /// Whether this round has moved directories up; they wait for the next one.
+    moved: Cell<bool>,
 }
 
 fn single_component(name: &Path) -> Result<CString> {
@@ -72,55 +84,72 @@ fn open_child(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     })
 }
 
-/// Removes what is in `dir`. `depth` descriptors are open; deeper directories go to `top` and count in `moved`.
-fn empty(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, depth: usize, moved: &mut u64) -> Result<()> {
-    // Removing while reading may make a filesystem skip entries: read again until a round finds nothing new.
-    loop {
-        let mut removed = false;
-        let mut buffer = [MaybeUninit::uninit(); 8192];
-        rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))
-            .map_err(|errno| SyscallError::new(format!("lseek({}, 0, SEEK_SET)", error::fd(dir)), errno))?;
-        let mut entries = RawDir::new(dir, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry =
-                entry.map_err(|errno| SyscallError::new(format!("getdents64({})", error::fd(dir)), errno))?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." || (depth == 1 && is_moved(name) && *moved > 0) {
-                continue;
+impl Removal {
+    /// Removes what is in `dir`; `depth` descriptors are open.
+    fn empty(&self, dir: BorrowedFd<'_>, depth: usize) -> Result<()> {
+        // Removing while reading may make a filesystem skip entries: read again until there are none.
+        loop {
+            let mut removed = false;
+            rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0)).map_err(|errno| {
+                SyscallError::new(format!("lseek({}, 0, SEEK_SET)", error::fd(dir)), errno)
+            })?;
+            let mut buffer = [MaybeUninit::uninit(); 8192];
+            let mut entries = RawDir::new(dir, &mut buffer);
+            while let Some(entry) = entries.next() {
+                let entry = entry
+                    .map_err(|errno| SyscallError::new(format!("getdents64({})", error::fd(dir)), errno))?;
+                let name = entry.file_name();
+                if name == c"." || name == c".." || (depth == 1 && self.moved.get() && is_moved(name)) {
+                    continue;
+                }
+                self.remove_entry(dir, name, entry.file_type(), depth)?;
+                removed = true;
             }
-            remove_entry(top, dir, name, entry.file_type(), depth, moved)?;
-            removed = true;
-        }
-        if !removed {
-            return Ok(());
+            if !removed {
+                return Ok(());
+            }
         }
     }
-}
 
-fn remove_entry(
-    top: BorrowedFd<'_>,
-    dir: BorrowedFd<'_>,
-    name: &CStr,
-    kind: FileType,
-    depth: usize,
-    moved: &mut u64,
-) -> Result<()> {
-    // Where the filesystem does not give types, unlink finds out: a directory answers EISDIR.
-    if kind != FileType::Directory {
-        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR) if kind == FileType::Unknown => {}
-            Err(errno) => return Err(unlink_error(dir, name, false, errno)),
+    fn remove_entry(&self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType, depth: usize) -> Result<()> {
+        // Where the filesystem does not give types, unlink finds out: a directory answers EISDIR.
+        if kind != FileType::Directory {
+            match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::ISDIR) if kind == FileType::Unknown => {}
+                Err(errno) => return Err(unlink_error(dir, name, false, errno)),
+            }
+        }
+        if depth >= MAX_OPEN {
+            return self.move_up(dir, name);
+        }
+        let child = open_child(dir, name)?;
+        self.empty(child.as_fd(), depth + 1)?;
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(unlink_error(dir, name, true, errno)),
         }
     }
-    if depth >= MAX_OPEN {
-        return move_up(top, dir, name, moved);
-    }
-    let child = open_child(dir, name)?;
-    empty(top, child.as_fd(), depth + 1, moved)?;
-    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(unlink_error(dir, name, true, errno)),
+
+    /// A rename never crosses a mount, and a mount point cannot be renamed (EBUSY).
+    fn move_up(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        self.moved.set(true);
+        loop {
+            let target = format!("{MOVED_PREFIX}{}", self.names.replace(self.names.get() + 1));
+            match rustix::fs::renameat_with(dir, name, &self.top, &target, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(()),
+                // A name the tree came with.
+                Err(Errno::EXIST) => {}
+                Err(errno) => {
+                    let call = format!(
+                        "renameat2({}, {name:?}, {}, {target:?}, RENAME_NOREPLACE)",
+                        error::fd(dir),
+                        error::fd(&self.top)
+                    );
+                    return Err(SyscallError::new(call, errno));
+                }
+            }
+        }
     }
 }
 
@@ -128,26 +157,6 @@ const MOVED_PREFIX: &str = ".plywood-removing-";
 
 fn is_moved(name: &CStr) -> bool {
     name.to_bytes().starts_with(MOVED_PREFIX.as_bytes())
-}
-
-/// A rename never crosses a mount, and a mount point cannot be renamed (EBUSY).
-fn move_up(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr, moved: &mut u64) -> Result<()> {
-    loop {
-        let target = format!("{MOVED_PREFIX}{moved}");
-        *moved += 1;
-        match rustix::fs::renameat_with(dir, name, top, &target, rustix::fs::RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => {}
-            Err(errno) => {
-                let call = format!(
-                    "renameat2({}, {name:?}, {}, {target:?}, RENAME_NOREPLACE)",
-                    error::fd(dir),
-                    error::fd(top)
-                );
-                return Err(SyscallError::new(call, errno));
-            }
-        }
-    }
 }
 
 fn unlink_error(dir: BorrowedFd<'_>, name: &CStr, directory: bool, errno: Errno) -> SyscallError {

@@ -1,7 +1,7 @@
 //! The mount table of the calling thread's mount namespace, as far as its root reaches.
 //!
-//! Read with `listmount` and `statmount` (6.8; source and options from 6.14), else from
-//! `/proc/thread-self/mountinfo`. Reading either takes the namespace semaphore: on a host in trouble this is
+//! Read with `listmount` and `statmount` (6.8) where the kernel tells everything an entry holds (6.15), else
+//! from `/proc/thread-self/mountinfo`. Reading either takes the namespace semaphore: on a host in trouble this is
 //! where one waits.
 
 use std::collections::BTreeSet;
@@ -52,7 +52,7 @@ impl MountEntry {
     }
 }
 
-/// All mounts, in the order they were attached or (mountinfo) are listed by the kernel.
+/// All mounts, in the order the kernel lists them.
 pub fn list() -> Result<Vec<MountEntry>> {
     match statmount::list()? {
         Some(entries) => Ok(entries),

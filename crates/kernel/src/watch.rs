@@ -35,7 +35,7 @@ impl MountCounts {
     }
 }
 
-/// A watch on one mount namespace, which it keeps alive.
+/// A watch on one mount namespace; it ends with the namespace.
 #[derive(Debug)]
 pub struct MountWatch(Method);
 

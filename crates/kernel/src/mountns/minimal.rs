@@ -34,16 +34,19 @@ pub(super) fn build(keep: &[&Path]) -> Result<MountNs> {
 
 /// Runs on the helper thread, which ends in the new namespace.
 fn build_here(origin: &MountNs, keep: &[PathBuf]) -> Result<MountNs> {
-    unshare_current_thread()?;
-    make_all_private()?;
+    let new = || {
+        unshare_current_thread()?;
+        make_all_private()?;
+        MountNs::current()
+    };
+    // Opened before the mounts go: /proc may not be among those kept.
+    let namespace = new()?;
     match strip(keep) {
-        Ok(()) => MountNs::current(),
+        Ok(()) => Ok(namespace),
         Err(error) if error.errno() == Errno::INVAL && error.call().starts_with("pivot_root") => {
             tracing::debug!(%error, "root cannot be pivoted away from; launches copy the whole mount table");
             origin.enter()?;
-            unshare_current_thread()?;
-            make_all_private()?;
-            MountNs::current()
+            new()
         }
         Err(error) => Err(error),
     }

@@ -66,6 +66,7 @@ fn child_at(entries: &[MountEntry], parent: usize, point: &Path) -> Option<usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn entry(id: u64, parent_id: u64, point: &str) -> MountEntry {
         MountEntry { id, parent_id, mount_point: point.into(), ..MountEntry::default() }
@@ -136,5 +137,48 @@ mod tests {
     fn a_table_without_a_root_gives_nothing() {
         assert!(select(&[], &["/a"]).is_empty());
         assert!(select(&[entry(5, 4, "/a")], &["/a"]).is_empty());
+    }
+
+    /// Mounts a few names deep, in the order they are made.
+    fn points() -> impl Strategy<Value = Vec<PathBuf>> {
+        let point = proptest::collection::vec("[ab]", 0..4)
+            .prop_map(|names| names.iter().fold(PathBuf::from("/"), |path, name| path.join(name)));
+        proptest::collection::vec(point, 0..12)
+    }
+
+    /// A mount at `p` hides every earlier one at or below `p`.
+    fn visible(points: &[PathBuf], index: usize) -> bool {
+        !points[index + 1..].iter().any(|later| points[index].starts_with(later))
+    }
+
+    proptest! {
+        #[test]
+        fn the_walk_finds_what_the_order_of_mounting_left_visible(points in points(), at in points()) {
+            let mut points = points;
+            points.insert(0, PathBuf::from("/"));
+            let mut table: Vec<MountEntry> = Vec::new();
+            for (number, point) in points.iter().enumerate() {
+                // As the kernel does: onto whatever a walk to the point ends on.
+                let parent = visible_chain(&table, point).last().map_or(0, |index| table[*index].id);
+                table.push(MountEntry {
+                    id: number as u64 + 1,
+                    parent_id: parent,
+                    mount_point: point.clone(),
+                    ..MountEntry::default()
+                });
+            }
+            for path in &at {
+                let expected = (0..points.len())
+                    .filter(|index| visible(&points, *index) && path.starts_with(&points[*index]))
+                    .max_by_key(|index| points[*index].components().count());
+                prop_assert_eq!(visible_chain(&table, path).last().copied(), expected);
+            }
+            let chosen = select(&table, &at);
+            for (place, index) in chosen.iter().enumerate() {
+                prop_assert!(visible(&points, *index));
+                let below = |other: &usize| points[*other].starts_with(&points[*index]);
+                prop_assert!(!chosen[..place].iter().any(below), "a parent after its child, or a point twice");
+            }
+        }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn list() -> Result<Option<Vec<MountEntry>>> {
             // Unmounted between the two calls.
             Err(Errno::NOENT) => continue,
             Err(Errno::NOSYS) => return Ok(None),
-            Err(errno) => return Err(refused(id, errno)),
+            Err(errno) => return Err(refused(id, WANTED, errno)),
         }
         let raw = Raw(&buffer);
         if raw.u64_at(offset::SUPPORTED_MASK) & NEEDED != NEEDED {
@@ -94,7 +94,7 @@ pub(super) fn is_plain(fd: BorrowedFd<'_>) -> Result<Option<bool>> {
         Ok(()) => Ok(Some(Raw(&buffer).u64_at(offset::MNT_ATTR) & ATTR_IDMAP == 0)),
         Err(Errno::NOENT) => Ok(Some(false)),
         Err(Errno::NOSYS) => Ok(None),
-        Err(errno) => Err(refused(id, errno)),
+        Err(errno) => Err(refused(id, MNT_BASIC, errno)),
     }
 }
 
@@ -128,8 +128,8 @@ fn fetch(id: u64, mask: u64, buffer: &mut Vec<u8>) -> core::result::Result<(), E
     }
 }
 
-fn refused(id: u64, errno: Errno) -> SyscallError {
-    SyscallError::new(format!("statmount({{{id:#x}, {WANTED:#x}}}, 0)"), errno)
+fn refused(id: u64, mask: u64, errno: Errno) -> SyscallError {
+    SyscallError::new(format!("statmount({{{id:#x}, {mask:#x}}}, 0)"), errno)
 }
 
 /// Offsets of `struct statmount`, part of the kernel's ABI.
