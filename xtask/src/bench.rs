@@ -1,0 +1,100 @@
+//! The benchmarks, one after the other, and one table of what they measured.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::proc::{cargo, run as show, step, target_dir};
+use crate::setup;
+
+/// Package and name of every benchmark. Each takes `--raw FILE` and writes one JSON object a line there.
+const BENCHES: &[(&str, &str)] = &[
+    ("plywood-engine", "assembly"),
+    ("plywood-engine", "launch"),
+    ("plywood-store", "flat"),
+    ("plywood-store", "unpack"),
+    ("plywood-cli", "run"),
+];
+
+/// `cargo xtask bench`.
+pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+    setup::ensure()?;
+    let chosen: Vec<_> = BENCHES.iter().filter(|(_, name)| filter.is_none_or(|f| name.contains(f))).collect();
+    if chosen.is_empty() {
+        bail!("no benchmark is called like {:?}", filter.unwrap_or_default());
+    }
+    let dir = target_dir().join("bench");
+    fs::create_dir_all(&dir)?;
+    step("Build the benchmarks first, so that no compiler disturbs them", || {
+        let mut command = cargo();
+        command.args(["bench", "--no-run", "--locked"]);
+        for (package, name) in &chosen {
+            command.args(["--package", package, "--bench", name]);
+        }
+        show(&mut command)
+    })?;
+    let mut rows = Vec::new();
+    for (package, name) in chosen {
+        let raw = dir.join(format!("{name}.jsonl"));
+        step(&format!("Benchmark {name}"), || {
+            show(
+                cargo()
+                    .args(["bench", "--locked", "--package", package, "--bench", name, "--", "--raw"])
+                    .arg(&raw),
+            )
+        })?;
+        let text = fs::read_to_string(&raw).with_context(|| format!("{name} left no {}", raw.display()))?;
+        for (number, line) in text.lines().enumerate() {
+            let value: Value = serde_json::from_str(line)
+                .with_context(|| format!("{}:{}: no JSON", raw.display(), number + 1))?;
+            rows.push((*name, figures(&value)));
+        }
+    }
+    println!("\n{:12}measured", "benchmark");
+    for (name, figures) in rows {
+        println!("{name:12}{figures}");
+    }
+    println!("\nSamples: {}", dir.display());
+    Ok(())
+}
+
+/// The figures of one result on one line: all that is not a list of samples, nested names joined by dots.
+fn figures(value: &Value) -> String {
+    let mut words = Vec::new();
+    collect("", value, &mut words);
+    words.join("  ")
+}
+
+fn collect(name: &str, value: &Value, words: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                collect(&name, inner, words);
+            }
+        }
+        Value::Array(_) => {}
+        Value::String(text) => words.push(format!("{name} {text}")),
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() => words.push(format!("{name} {float:.3}")),
+            _ => words.push(format!("{name} {number}")),
+        },
+        other => words.push(format!("{name} {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn results_are_shown_on_one_line_without_samples() {
+        let value = json!({
+            "name": "flat/50", "ratio": 1.031_23, "containers": 100, "ms": { "p50": 0.5, "max": 2 },
+            "samples": [1, 2, 3],
+        });
+        assert_eq!(figures(&value), "containers 100  ms.max 2  ms.p50 0.500  name flat/50  ratio 1.031");
+    }
+}
