@@ -125,9 +125,10 @@ pub(crate) fn fanotify_mark(
 pub(crate) fn pidfd_user_namespace(pidfd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     /// `_IO(0xff, 9)`
     const PIDFD_GET_USER_NAMESPACE: libc::Ioctl = 0xff09;
-    // SAFETY: the request carries no pointer (the kernel insists on a zero argument), so the kernel touches no
-    // memory of ours; the descriptor is borrowed and so open during the call.
-    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_USER_NAMESPACE, 0) };
+    let none: libc::c_ulong = 0;
+    // SAFETY: the request carries no pointer (the kernel insists on a zero argument, passed in the width of a
+    // register), so the kernel touches no memory of ours; the descriptor is borrowed and so open meanwhile.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_USER_NAMESPACE, none) };
     own(libc::c_long::from(result))
 }
 

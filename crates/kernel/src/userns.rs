@@ -160,8 +160,8 @@ impl Drop for Parked {
 /// (a failure would write the parent's errno). prctl with a valid signal, getppid and _exit cannot; pause
 /// returns only after a signal handler, and all signals are blocked.
 extern "C" fn park(parent: *mut c_void) -> c_int {
-    // SAFETY: PR_SET_PDEATHSIG takes integers only.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: PR_SET_PDEATHSIG takes one integer, of the width of a register.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
     // The parent may have died before the line above; then nobody would ever kill us.
     // SAFETY: getppid has no requirements.
     if unsafe { libc::getppid() } as usize != parent as usize {
