@@ -1,0 +1,31 @@
+//! What a layer does to the filesystem below it.
+//!
+//! [`classify`] turns one tar entry into a [`DiffEntry`]; a [`Tracker`] sees all entries of a layer and knows which of
+//! them meet at one name. Both are pure. Whoever writes the layer obeys what they return and resolves every path
+//! beneath the layer's own directory.
+//!
+//! Rules, where the image specification leaves a choice:
+//!
+//! * **Paths**: leading `/`, `./`, doubled and trailing slashes are dropped. A `..` component is an error, even one that
+//!   stays inside. Symbolic links may point anywhere: they are data, resolved by the container in its own root.
+//! * **Parents**: an entry below something that this layer made a non-directory is an error, so no path of a layer ever
+//!   passes through one of its symbolic links. So is a non-directory that replaces a directory with entries. A parent
+//!   without an entry of its own is an *implied directory*: its owner and mode belong to the layer below, if that has one.
+//! * **Duplicates**: the last entry of a name wins, as with `tar`. Two directories are one, with the last attributes.
+//! * **Whiteouts** hide lower layers only, whatever their place in the archive: of a whiteout and a node with one name
+//!   the node stays. If the node is a directory, it becomes opaque, because what the lower layers have there was removed.
+//! * **Names** starting with `.wh.` are reserved. `.wh..wh..opq` makes its directory opaque; AUFS's own bookkeeping at
+//!   the top of a layer (`.wh..wh.aufs`, `.wh..wh.plnk`, `.wh..wh.orph`) is skipped, as containerd skips it; any other
+//!   `.wh..wh.*`, a whiteout of ``, `.` or `..`, and anything below such a name is an error.
+//! * **Refused**: extended attributes `trusted.overlay.*` and character devices 0/0, which overlayfs would read as its
+//!   own marks; hard links to directories, to themselves or to names the layer does not have; owners that are no
+//!   Linux ids; entry types that are none of file, link, directory, device or fifo.
+//! * **Modes** keep `07777`.
+
+mod path;
+mod rules;
+mod tracker;
+
+pub use path::{Components, EntryPath, PathError};
+pub use rules::{DiffEntry, LayerError, LayerErrorKind, Meta, Node, NodeKind, classify};
+pub use tracker::{Marks, Step, Tracker};

@@ -1,0 +1,43 @@
+//! A streaming reader of tar archives that does not trust them.
+//!
+//! Reads v7, ustar, GNU (long names, base-256 numbers, sparse files) and POSIX PAX archives, among them all three of
+//! GNU tar's sparse formats in PAX. It interprets the container format only; what a layer makes of an entry, and which
+//! names are acceptable, is decided in [`crate::layer`].
+//!
+//! ```text
+//! Reader::next_entry ─► Header (path, kind, numbers, xattrs, sparse map)
+//! Reader::data ───────► the entry's stored bytes, as Read and BufRead
+//! ```
+//!
+//! Decisions where implementations differ:
+//!
+//! * The archive ends at two zero blocks, or at a clean end of the stream on a block boundary (GNU tar and Go accept
+//!   that too; the diff ID covers the stream anyway). A single zero block followed by anything else is an error: readers
+//!   disagree on whether what follows exists. What follows the end is ignored; [`Reader::finish`] drains it.
+//! * Directories, links, devices and fifos have no data, whatever their size field says (as in Go, with which images
+//!   are built). A file whose name ends in `/` is a directory.
+//! * PAX: the last of several records of one key wins, an empty value unsets it. A global header may set owner and
+//!   times; one that sets a name, a size, a sparse map or extended attributes is refused, because those make no sense for
+//!   every entry and would let a small archive unpack into unbounded memory.
+//! * An entry named both by a GNU long name and by PAX is refused: readers disagree on which one counts.
+//! * `uname`, `gname`, `hdrcharset`, `comment`, `LIBARCHIVE.*`, `SCHILY.*` other than `SCHILY.xattr.`, `RHT.*` and
+//!   unknown keys are ignored, as the image tools do. Numeric owners are what counts in an image.
+//! * Names are bytes. Their charset is nobody's business.
+//!
+//! Invariant: memory stays below the bounds of [`crate::limits`] for any input, and no input panics.
+
+mod entry;
+mod error;
+mod field;
+mod input;
+mod pax;
+mod reader;
+mod sparse;
+
+pub use entry::{Device, EntryType, Header, Timestamp, Xattrs};
+pub use error::{TarError, TarErrorKind};
+pub use reader::{Data, Reader};
+pub use sparse::{Segment, SparseMap};
+
+/// Size of a tar block.
+pub const BLOCK: usize = 512;
