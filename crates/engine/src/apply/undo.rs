@@ -1,0 +1,72 @@
+//! What is taken back when a step fails.
+
+use std::path::PathBuf;
+
+use plywood_kernel::SyscallError;
+use plywood_kernel::mount::{UnmountFlags, unmount};
+
+use super::calls;
+use super::machine::Machine;
+use super::worker::PrivateWorker;
+use crate::plan::{Place, Plan};
+
+/// One thing to take back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Undo {
+    Unmount(PathBuf),
+    RemoveDir(PathBuf),
+    /// The worker leaves a directory it would keep busy.
+    LeaveDir,
+    /// Everything below this directory goes.
+    Empty(PathBuf),
+}
+
+/// What was done so far and is not settled yet.
+#[derive(Debug, Default)]
+pub(super) struct Trace {
+    entries: Vec<(Place, Undo)>,
+    /// A volatile overlay marks its work directory, which would keep it from ever being used again.
+    pub(super) volatile: bool,
+}
+
+impl Trace {
+    pub(super) fn push(&mut self, place: Place, undo: Undo) {
+        self.entries.push((place, undo));
+    }
+
+    /// A later step has done what undo would do.
+    pub(super) fn settled(&mut self, undo: &Undo) {
+        if let Some(index) = self.entries.iter().rposition(|(_, entry)| entry == undo) {
+            self.entries.remove(index);
+        }
+    }
+}
+
+/// Takes everything back, newest first; returns what could not be.
+pub(super) fn unwind(mut machine: Machine, plan: &Plan, worker: Option<&PrivateWorker>) -> Vec<SyscallError> {
+    // An overlay holds the clones it was made of, so it goes before they are unmounted.
+    machine.close_all();
+    let mut left = Vec::new();
+    for (place, undo) in machine.trace.entries.into_iter().rev() {
+        let result = match (place, worker) {
+            (Place::Worker, Some(worker)) => worker.call(move || undo.run()).unwrap_or(Ok(())),
+            _ => undo.run(),
+        };
+        left.extend(result.err());
+    }
+    if machine.trace.volatile {
+        left.extend(calls::empty(&plan.work).err());
+    }
+    left
+}
+
+impl Undo {
+    fn run(&self) -> Result<(), SyscallError> {
+        match self {
+            Self::Unmount(path) => unmount(path, UnmountFlags::empty()),
+            Self::RemoveDir(path) => calls::remove_dir(path),
+            Self::LeaveDir => calls::chdir("/".as_ref()),
+            Self::Empty(path) => calls::empty(path),
+        }
+    }
+}
