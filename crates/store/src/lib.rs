@@ -1,2 +1,133 @@
-//! placeholder
+//! The image store: what plywood keeps on disk.
+//!
+//! One directory, the state root, holds blobs, unpacked layers, flat trees and snapshots; one SQLite database in it
+//! says what they are. Any number of processes use both at once. The layout and the life of each thing are drawn
+//! in `docs/state.md` and in the modules.
+//!
+//! The store mounts nothing and starts no container. It refuses to remove anything except by descriptors inside
+//! the root, never through a mount.
+//!
+//! Invariants: a committed layer never changes; a crash at any instruction leaves a state that the next
+//! [`Store::open`] mends; live id ranges never overlap.
 #![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use plywood_kernel::ProcessId;
+use rusqlite::Transaction;
+
+pub mod blobs;
+pub mod containers;
+pub mod db;
+mod dirs;
+pub mod error;
+pub mod flat;
+pub mod gc;
+pub mod images;
+pub mod layers;
+pub mod leases;
+pub mod merged;
+mod owners;
+pub mod pins;
+pub mod recover;
+pub mod root;
+pub mod snapshots;
+mod trash;
+
+pub use blobs::{BlobError, BlobWriter, Ingest};
+pub use containers::{Container, ContainerError, ContainerId, ContainerState, NewContainer};
+pub use error::{Kind, StateError};
+pub use flat::{BuildFlat, Flat, FlatError, FlatId, FlatOptions};
+pub use gc::{GcOptions, GcReport, Removed};
+pub use images::{Image, ImageError, NewImage, Untagged};
+pub use layers::{Layer, LayerId, LayerInfo, LayerStaging};
+pub use leases::{Lease, LeaseError, LeaseId, LiveLease, NewLease};
+pub use merged::{Found, MergedError, MergedTree};
+pub use pins::Pins;
+pub use recover::Recovered;
+pub use root::Root;
+pub use snapshots::{NewSnapshot, Snapshot, SnapshotId};
+
+use db::{Db, Durability, OpenDbError};
+use root::RootError;
+
+/// A handle on the store. Cloning is cheap; clones share one database connection.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: Root,
+    db: Db,
+    process: ProcessId,
+    /// Whether this handle has written the owner row of the process.
+    registered: AtomicBool,
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] OpenDbError),
+    /// What an interrupted command left cannot be taken away.
+    #[error("cannot recover what an interrupted command left")]
+    Recover(#[source] StateError),
+}
+
+impl Store {
+    /// Opens the store at `root`, makes it if it does not exist, and mends what interrupted processes left.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open(root: &Path) -> Result<Store, OpenError> {
+        let root = Root::open(root)?;
+        let db = Db::open(&root.path().join("plywood.db"))?;
+        let process = ProcessId::current().map_err(|error| OpenError::Recover(error.into()))?;
+        let store = Store(Arc::new(Inner { root, db, process, registered: AtomicBool::new(false) }));
+        let recovered = store.recover().map_err(OpenError::Recover)?;
+        if recovered != Recovered::default() {
+            tracing::info!(?recovered, "mended what interrupted commands left");
+        }
+        Ok(store)
+    }
+
+    /// The state root.
+    pub fn root(&self) -> &Root {
+        &self.0.root
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    /// The owner row of this process.
+    pub(crate) fn register(&self, transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
+        self.0.registered.store(true, Ordering::Relaxed);
+        owners::register(transaction, self.process())
+    }
+
+    /// This process, as owner.
+    pub(crate) fn process(&self) -> &ProcessId {
+        &self.0.process
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !*self.registered.get_mut() {
+            return;
+        }
+        let retired = self.db.write(Durability::Fast, |transaction| {
+            owners::retire(transaction, &self.process).map_err(StateError::from)
+        });
+        if let Err(error) = retired {
+            tracing::debug!(error = &error as &dyn std::error::Error, "owner row left to the next recovery");
+        }
+    }
+}

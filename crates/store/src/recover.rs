@@ -1,0 +1,303 @@
+//! Recovery: taking away what dead processes and power cuts left.
+//!
+//! Run by every [`Store::open`]. When there is nothing to do it costs a few queries, one look at `/proc` for each
+//! owner, and the listing of an empty directory.
+//!
+//! 1. What a dead process owned: staged layers and half flat trees are doomed, pins and leases released, snapshots
+//!    without a container removed. Containers whose processes are all dead become exited.
+//! 2. What is doomed is moved to the trash, removed, and then loses its row.
+//! 3. What dead processes left in the trash is removed.
+//! 4. Once after each boot, because the last fast commits before a power cut may be lost: directories without a
+//!    row are removed, finished flat trees without a directory lose their row.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+
+use plywood_kernel::ProcessId;
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::db::{Durability, now_ms, parsed};
+use crate::error::StateError;
+use crate::snapshots::SnapshotId;
+use crate::{Store, dirs, trash};
+
+/// What was mended. All zero as a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Dead processes that still owned something.
+    pub owners: usize,
+    /// Containers found dead.
+    pub containers: usize,
+    /// Id ranges taken back.
+    pub leases: usize,
+    /// Snapshots removed.
+    pub snapshots: usize,
+    /// Half or collected layers removed.
+    pub layers: usize,
+    /// Half or collected flat trees removed.
+    pub flats: usize,
+    /// Left in the trash.
+    pub trash: usize,
+    /// Directories without a row, rows without a directory.
+    pub strays: usize,
+}
+
+/// What the first look found to do.
+#[derive(Default)]
+struct Findings {
+    owners: Vec<i64>,
+    containers: Vec<String>,
+    orphan_leases: bool,
+    orphan_snapshots: bool,
+    doomed: bool,
+    new_boot: bool,
+}
+
+impl Store {
+    /// Mends what interrupted processes left. [`Store::open`] does this; a process that runs for long may repeat
+    /// it.
+    ///
+    /// # Errors
+    /// The database or the file system refused.
+    pub fn recover(&self) -> Result<Recovered, StateError> {
+        let mut recovered = Recovered::default();
+        let findings = self.look()?;
+        if !findings.owners.is_empty()
+            || !findings.containers.is_empty()
+            || findings.orphan_leases
+            || findings.orphan_snapshots
+        {
+            let orphans = self.take_from_the_dead(&findings, &mut recovered)?;
+            self.remove_snapshots(&orphans)?;
+            recovered.snapshots = orphans.len();
+        }
+        if findings.doomed || !findings.owners.is_empty() {
+            (recovered.layers, recovered.flats) = self.finish_doomed()?;
+        }
+        recovered.trash = trash::sweep(self)?;
+        if findings.new_boot {
+            recovered.strays = self.remove_strays()?;
+        }
+        Ok(recovered)
+    }
+
+    fn look(&self) -> Result<Findings, StateError> {
+        let mut liveness = Liveness::default();
+        let mut findings = Findings::default();
+        self.db().read(|connection| {
+            let owners = connection
+                .prepare_cached("SELECT id, process FROM owners")?
+                .query_map([], |row| Ok((row.get::<_, i64>(0)?, parsed::<ProcessId>(row, "process")?)))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            for (id, process) in owners {
+                if !liveness.is_alive(&process)? {
+                    findings.owners.push(id);
+                }
+            }
+            findings.containers = dead_containers(connection, &mut liveness)?;
+            findings.orphan_leases =
+                exists(connection, &format!("SELECT 1 FROM leases WHERE {ORPHAN_LEASE}"))?;
+            findings.orphan_snapshots =
+                exists(connection, "SELECT 1 FROM snapshots WHERE owner IS NULL AND container IS NULL")?;
+            findings.doomed = exists(
+                connection,
+                "SELECT 1 FROM layers WHERE state = 'doomed' UNION ALL
+                 SELECT 1 FROM flats WHERE state = 'doomed'",
+            )?;
+            findings.new_boot = connection
+                .prepare_cached("SELECT value FROM meta WHERE key = 'boot'")?
+                .query_row([], |row| row.get::<_, String>(0))
+                .optional()?
+                .is_none_or(|boot| boot != self.process().boot_id);
+            Ok(findings)
+        })
+    }
+
+    /// Returns the snapshots to remove; they are ours from here on.
+    fn take_from_the_dead(
+        &self,
+        findings: &Findings,
+        recovered: &mut Recovered,
+    ) -> Result<Vec<SnapshotId>, StateError> {
+        self.db().write(Durability::Fast, |transaction| {
+            recovered.owners = findings.owners.len();
+            for container in &findings.containers {
+                recovered.containers += transaction
+                    .prepare_cached(
+                        "UPDATE containers SET state = 'exited', finished_ms = ?2
+                         WHERE id = ?1 AND state <> 'exited'",
+                    )?
+                    .execute(params![container, now_ms()])?;
+                recovered.leases += transaction
+                    .prepare_cached("DELETE FROM leases WHERE container = ?1")?
+                    .execute([container])?;
+            }
+            for owner in &findings.owners {
+                disown(transaction, *owner)?;
+            }
+            recovered.leases +=
+                transaction.execute(&format!("DELETE FROM leases WHERE {ORPHAN_LEASE}"), [])?;
+            for owner in &findings.owners {
+                transaction.prepare_cached("DELETE FROM owners WHERE id = ?1")?.execute([owner])?;
+            }
+            let us = self.register(transaction)?;
+            Ok(transaction
+                .prepare_cached(
+                    "UPDATE snapshots SET owner = ?1 WHERE owner IS NULL AND container IS NULL RETURNING id",
+                )?
+                .query_map([us], |row| row.get(0).map(SnapshotId))?
+                .collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Removes the directories of doomed layers and flat trees, then their rows. Two processes may do it at once.
+    pub(crate) fn finish_doomed(&self) -> Result<(usize, usize), StateError> {
+        let mut removed = [0; 2];
+        for (count, (table, parent)) in
+            removed.iter_mut().zip([("layers", self.root().layers()), ("flats", self.root().flat())])
+        {
+            let ids = self.db().read(|connection| {
+                let ids = connection
+                    .prepare_cached(&format!("SELECT id FROM {table} WHERE state = 'doomed'"))?
+                    .query_map([], |row| row.get::<_, i64>(0))?
+                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                Ok::<_, StateError>(ids)
+            })?;
+            for id in ids {
+                trash::discard(self, parent, &id.to_string())?;
+                *count += self.db().write(Durability::Fast, |transaction| {
+                    Ok::<_, StateError>(
+                        transaction
+                            .prepare_cached(&format!(
+                                "DELETE FROM {table} WHERE id = ?1 AND state = 'doomed'"
+                            ))?
+                            .execute([id])?,
+                    )
+                })?;
+            }
+        }
+        Ok((removed[0], removed[1]))
+    }
+
+    fn remove_strays(&self) -> Result<usize, StateError> {
+        let mut aside = Vec::new();
+        // As the only writer: a number whose row is not there now cannot get one while we look.
+        let rows = self.db().write(Durability::Fast, |transaction| {
+            for (table, parent) in [
+                ("layers", self.root().layers()),
+                ("flats", self.root().flat()),
+                ("snapshots", self.root().snapshots()),
+            ] {
+                for name in without_row(transaction, table, parent)? {
+                    aside.extend(trash::set_aside(self, parent, &name)?);
+                }
+            }
+            let rows = flats_without_directory(transaction, self.root().flat())?;
+            transaction
+                .prepare_cached(
+                    "INSERT INTO meta (key, value) VALUES ('boot', ?1)
+                     ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                )?
+                .execute([&self.process().boot_id])?;
+            Ok::<_, StateError>(rows)
+        })?;
+        for name in &aside {
+            trash::remove(self, name)?;
+        }
+        Ok(aside.len() + rows)
+    }
+}
+
+/// Held by no process, and by no container that may still run.
+const ORPHAN_LEASE: &str = "owner IS NULL AND (container IS NULL
+    OR container IN (SELECT id FROM containers WHERE state = 'exited'))";
+
+fn disown(transaction: &Transaction<'_>, owner: i64) -> rusqlite::Result<()> {
+    for sql in [
+        "DELETE FROM pin_groups WHERE owner = ?1",
+        "UPDATE layers SET state = 'doomed', owner = NULL WHERE state = 'staging' AND owner = ?1",
+        "UPDATE flats SET state = 'doomed', owner = NULL WHERE state = 'building' AND owner = ?1",
+        "UPDATE leases SET owner = NULL WHERE owner = ?1",
+        "UPDATE snapshots SET owner = NULL WHERE owner = ?1",
+    ] {
+        transaction.prepare_cached(sql)?.execute([owner])?;
+    }
+    Ok(())
+}
+
+/// Containers said to live, of which neither the process nor the supervisor does.
+fn dead_containers(connection: &Connection, liveness: &mut Liveness) -> Result<Vec<String>, StateError> {
+    let mut dead = Vec::new();
+    let mut statement = connection.prepare_cached(
+        "SELECT id, supervisor, process FROM containers WHERE state IN ('created', 'running')",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if liveness.is_alive(&parsed(row, "supervisor")?)? {
+            continue;
+        }
+        let alive = match row.get::<_, Option<String>>("process")? {
+            Some(_) => liveness.is_alive(&parsed(row, "process")?)?,
+            None => false,
+        };
+        if !alive {
+            dead.push(row.get("id")?);
+        }
+    }
+    Ok(dead)
+}
+
+/// Asks the kernel once for each process: a supervisor may have a thousand containers.
+#[derive(Default)]
+struct Liveness(HashMap<ProcessId, bool>);
+
+impl Liveness {
+    fn is_alive(&mut self, process: &ProcessId) -> Result<bool, StateError> {
+        if let Some(alive) = self.0.get(process) {
+            return Ok(*alive);
+        }
+        let alive = process.is_alive()?;
+        self.0.insert(process.clone(), alive);
+        Ok(alive)
+    }
+}
+
+fn exists(connection: &Connection, sql: &str) -> rusqlite::Result<bool> {
+    connection.prepare_cached(sql)?.exists([])
+}
+
+fn without_row(
+    transaction: &Transaction<'_>,
+    table: &str,
+    parent: BorrowedFd<'_>,
+) -> Result<Vec<String>, StateError> {
+    let mut statement = transaction.prepare_cached(&format!("SELECT 1 FROM {table} WHERE id = ?1"))?;
+    let mut strays = Vec::new();
+    for name in dirs::names(parent, table)? {
+        let name = name.to_string_lossy().into_owned();
+        let known = match name.parse::<i64>() {
+            Ok(id) => statement.exists([id])?,
+            Err(_) => false,
+        };
+        if !known {
+            strays.push(name);
+        }
+    }
+    Ok(strays)
+}
+
+fn flats_without_directory(transaction: &Transaction<'_>, flat: BorrowedFd<'_>) -> Result<usize, StateError> {
+    let present: Vec<String> =
+        dirs::names(flat, "flat")?.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    let ready = transaction
+        .prepare_cached("SELECT id FROM flats WHERE state = 'ready'")?
+        .query_map([], |row| row.get::<_, i64>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut removed = 0;
+    for id in ready {
+        if !present.contains(&id.to_string()) {
+            removed += transaction.execute("DELETE FROM flats WHERE id = ?1", [id])?;
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,155 @@
+//! The state root: one directory on one file system that only its owner may enter.
+//!
+//! Layers hold set-user-id files and devices with their unshifted ids, so a root that others could enter would
+//! hand them out. [`Root::open`] therefore refuses any root that is not a plain directory of the caller with
+//! mode 0700; it never loosens or repairs one it did not make.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{FileError, OnFile};
+
+/// The directories below the root, made on demand.
+const DIRECTORIES: [&str; 6] = ["blobs", "blobs/ingest", "layers", "flat", "snapshots", "trash"];
+
+/// An opened state root.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    dir: OwnedFd,
+    layers: OwnedFd,
+    flat: OwnedFd,
+    snapshots: OwnedFd,
+    blobs: OwnedFd,
+    trash: OwnedFd,
+}
+
+/// Why a directory cannot be the state root.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// A symbolic link could be pointed elsewhere later.
+    #[error("state root {0:?} is a symbolic link; name the directory itself")]
+    Symlink(PathBuf),
+    /// Something else is there.
+    #[error("state root {0:?} is not a directory")]
+    NotADirectory(PathBuf),
+    /// Somebody else could change it.
+    #[error(
+        "state root {path:?} belongs to user {owner}, not to user {expected}; choose another with --root"
+    )]
+    Owner {
+        /// The root.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The effective user of this process.
+        expected: u32,
+    },
+    /// Others may enter it.
+    #[error("state root {path:?} has mode {mode:04o}, others may enter it; after checking what it holds: chmod 0700 {}", .path.display())]
+    Mode {
+        /// The root.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A call failed.
+    #[error("cannot open the state root")]
+    File(#[from] FileError),
+}
+
+impl Root {
+    /// Opens the root at `path`, making it (and missing parents, mode 0755) if it does not exist.
+    ///
+    /// # Errors
+    /// [`RootError`]: not a plain directory, not ours, or open to others.
+    pub fn open(path: &Path) -> Result<Root, RootError> {
+        let path = std::path::absolute(path).on_file("getcwd", path)?;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).on_file("mkdir", parent)?;
+        }
+        match rustix::fs::mkdirat(CWD, &path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(FileError::new("mkdir", &path, errno).into()),
+        }
+        let dir = match rustix::fs::openat(CWD, &path, DIR_FLAGS, Mode::empty()) {
+            Ok(dir) => dir,
+            // O_DIRECTORY with O_NOFOLLOW answers ENOTDIR for a symlink too.
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let stat =
+                    rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).on_file("lstat", &path)?;
+                return Err(match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Symlink => RootError::Symlink(path),
+                    _ => RootError::NotADirectory(path),
+                });
+            }
+            Err(errno) => return Err(FileError::new("open", &path, errno).into()),
+        };
+        let stat = rustix::fs::fstat(&dir).on_file("fstat", &path)?;
+        let expected = rustix::process::geteuid().as_raw();
+        if stat.st_uid != expected {
+            return Err(RootError::Owner { path, owner: stat.st_uid, expected });
+        }
+        if stat.st_mode & 0o077 != 0 {
+            return Err(RootError::Mode { path, mode: stat.st_mode & 0o7777 });
+        }
+        for name in DIRECTORIES {
+            match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(FileError::new("mkdirat", name, errno).into()),
+            }
+        }
+        let open = |name| rustix::fs::openat(&dir, name, DIR_FLAGS, Mode::empty()).on_file("openat", name);
+        Ok(Root {
+            layers: open("layers")?,
+            flat: open("flat")?,
+            snapshots: open("snapshots")?,
+            blobs: open("blobs")?,
+            trash: open("trash")?,
+            path,
+            dir,
+        })
+    }
+
+    /// The absolute path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The root itself.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// `layers`.
+    pub fn layers(&self) -> BorrowedFd<'_> {
+        self.layers.as_fd()
+    }
+
+    /// `flat`.
+    pub fn flat(&self) -> BorrowedFd<'_> {
+        self.flat.as_fd()
+    }
+
+    /// `snapshots`.
+    pub fn snapshots(&self) -> BorrowedFd<'_> {
+        self.snapshots.as_fd()
+    }
+
+    /// `blobs`.
+    pub fn blobs(&self) -> BorrowedFd<'_> {
+        self.blobs.as_fd()
+    }
+
+    /// `trash`: what is about to be removed.
+    pub fn trash(&self) -> BorrowedFd<'_> {
+        self.trash.as_fd()
+    }
+}
+
+/// How every directory of ours is opened.
+pub(crate) const DIR_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
