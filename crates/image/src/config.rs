@@ -202,3 +202,6 @@ fn text(text: Option<String>) -> Option<String> {
 fn keys<T>(map: Option<BTreeMap<String, T>>) -> BTreeSet<String> {
     map.unwrap_or_default().into_keys().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,3 +29,6 @@ mod tracker;
 pub use path::{Components, EntryPath, PathError};
 pub use rules::{DiffEntry, LayerError, LayerErrorKind, Meta, Node, NodeKind, classify};
 pub use tracker::{Marks, Step, Tracker};
+
+#[cfg(test)]
+mod tests;

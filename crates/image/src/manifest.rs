@@ -392,3 +392,6 @@ fn is_generic(name: &str) -> bool {
 fn essence(name: &str) -> &str {
     name.split(';').next().unwrap_or_default().trim()
 }
+
+#[cfg(test)]
+mod tests;

@@ -240,3 +240,6 @@ impl<'de> Deserialize<'de> for Platform {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,6 @@ impl<'de> Deserialize<'de> for Reference {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

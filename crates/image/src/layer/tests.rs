@@ -1,0 +1,298 @@
+use super::*;
+use crate::tar::{Device, EntryType, Header, Reader};
+use crate::testing::{RawHeader, TarBuilder};
+
+fn headers(archive: TarBuilder) -> Vec<Header> {
+    let bytes = archive.finish();
+    let mut reader = Reader::new(&bytes[..]);
+    let mut headers = Vec::new();
+    while let Some(header) = reader.next_entry().unwrap() {
+        headers.push(header);
+    }
+    headers
+}
+
+fn one(archive: TarBuilder) -> Result<Option<DiffEntry>, LayerError> {
+    let mut headers = headers(archive);
+    assert_eq!(headers.len(), 1);
+    classify(headers.remove(0))
+}
+
+fn path(text: &str) -> EntryPath {
+    EntryPath::new(text.as_bytes()).unwrap()
+}
+
+/// Feeds a whole layer; the steps and the marks.
+fn track(archive: TarBuilder) -> Result<(Vec<Step>, Marks), LayerError> {
+    let mut tracker = Tracker::new();
+    let mut steps = Vec::new();
+    for header in headers(archive) {
+        if let Some(entry) = classify(header)? {
+            steps.push(tracker.add(&entry)?);
+        }
+    }
+    Ok((steps, tracker.finish()?))
+}
+
+fn create(parents: &[&str]) -> Step {
+    Step::Create { parents: parents.iter().map(|parent| path(parent)).collect() }
+}
+
+fn paths(names: &[&str]) -> Vec<EntryPath> {
+    names.iter().map(|name| path(name)).collect()
+}
+
+#[test]
+fn paths_are_normalised_or_refused() {
+    let long = "a".repeat(255);
+    let deep = format!("{}/", "b".repeat(100)).repeat(40);
+    let good = [
+        ("a", "a"),
+        ("./a/b", "a/b"),
+        ("/a//b/", "a/b"),
+        ("//a/./././b/.", "a/b"),
+        (".", "."),
+        ("/", "."),
+        ("./", "."),
+        ("...", "..."),
+        ("a/..b/c..", "a/..b/c.."),
+        (long.as_str(), long.as_str()),
+        (deep.as_str(), deep.trim_end_matches('/')),
+    ];
+    for (name, wanted) in good {
+        assert_eq!(EntryPath::new(name.as_bytes()).unwrap().to_string(), wanted);
+    }
+    let too_long = format!("{deep}{}", "c".repeat(100));
+    let bad: &[(&[u8], PathError)] = &[
+        (b"", PathError::Empty),
+        (b"..", PathError::DotDot),
+        (b"../a", PathError::DotDot),
+        (b"a/../b", PathError::DotDot),
+        (b"a/..", PathError::DotDot),
+        (b"/../../etc/passwd", PathError::DotDot),
+        (b"a\0b", PathError::Nul),
+        (&[b'a'; 256], PathError::ComponentTooLong),
+        (too_long.as_bytes(), PathError::TooLong),
+    ];
+    for (name, error) in bad {
+        assert_eq!(EntryPath::new(name).unwrap_err(), *error, "{}", name.escape_ascii());
+    }
+}
+
+#[test]
+fn paths_take_apart() {
+    let root = EntryPath::root();
+    assert!(root.is_root() && root.parent().is_none() && root.file_name().is_none());
+    assert_eq!((root.as_path().to_str(), root.components().count()), (Some("."), 0));
+    let deep = path("a/b/c");
+    assert_eq!((deep.parent(), deep.file_name().unwrap().to_str()), (Some(path("a/b")), Some("c")));
+    assert_eq!(path("a").parent(), Some(root));
+    assert_eq!(deep.components().collect::<Vec<_>>(), ["a", "b", "c"]);
+}
+
+#[test]
+fn whiteouts_and_opaque_marks() {
+    let whiteout = |text: &str| Some(DiffEntry::Whiteout { path: path(text) });
+    let opaque = |dir: EntryPath| Some(DiffEntry::Opaque { dir });
+    let table = [
+        (".wh.a", whiteout("a")),
+        ("./d/.wh.a", whiteout("d/a")),
+        ("d/.wh.a b", whiteout("d/a b")),
+        ("d/.wh..a", whiteout("d/.a")),
+        ("d/.wh....", whiteout("d/...")),
+        ("d/.wh..wh..opq", opaque(path("d"))),
+        (".wh..wh..opq", opaque(EntryPath::root())),
+        (".wh..wh.aufs", None),
+        (".wh..wh.plnk", None),
+        (".wh..wh.plnk/45.1234", None),
+        (".wh..wh.orph/x", None),
+    ];
+    for (name, wanted) in table {
+        assert_eq!(one(TarBuilder::new().file(name, b"")).unwrap(), wanted, "{name}");
+    }
+    assert_eq!(one(TarBuilder::new().hard_link(".wh.a", ".wh..wh.aufs")).unwrap(), whiteout("a"));
+
+    use LayerErrorKind::{ReservedName, WhiteoutName, WhiteoutType};
+    let bad = [
+        (".wh.", WhiteoutName),
+        ("a/.wh..", WhiteoutName),
+        ("a/.wh...", WhiteoutName),
+        ("a/.wh..wh.b", ReservedName),
+        (".wh..wh.other", ReservedName),
+        (".wh..wh..opq/a", ReservedName),
+        ("a/.wh.b/c", ReservedName),
+        ("a/.wh..wh.plnk/c", ReservedName),
+    ];
+    for (name, kind) in bad {
+        assert_eq!(one(TarBuilder::new().file(name, b"")).unwrap_err().kind(), &kind, "{name}");
+    }
+    assert_eq!(one(TarBuilder::new().dir("a/.wh.b", 0o755)).unwrap_err().kind(), &WhiteoutType);
+    assert_eq!(one(TarBuilder::new().symlink(".wh.b", "x")).unwrap_err().kind(), &WhiteoutType);
+}
+
+#[test]
+fn nodes_keep_their_attributes() {
+    let mut header = RawHeader::new(b'0');
+    header.name("bin/su").mode(0o104_755).owner(70_000, 4_294_967_294).mtime(-5).size(3);
+    let archive = TarBuilder::new().xattr("security.capability", b"\x01\0\0\x02").entry(&header, b"abc");
+    let Ok(Some(DiffEntry::Node(node))) = one(archive) else { panic!() };
+    assert_eq!(node.path, path("bin/su"));
+    assert_eq!(node.kind, NodeKind::File { size: 3, sparse: None });
+    assert_eq!((node.meta.uid, node.meta.gid, node.meta.mode), (70_000, 4_294_967_294, 0o4755));
+    assert_eq!(node.meta.mtime.seconds, -5);
+    assert_eq!(node.meta.xattrs.get(&b"security.capability"[..]).map(|v| &**v), Some(&b"\x01\0\0\x02"[..]));
+
+    let kind = |archive| match one(archive).unwrap() {
+        Some(DiffEntry::Node(node)) => node.kind,
+        other => panic!("{other:?}"),
+    };
+    let target = b"../../../etc/shadow".to_vec();
+    assert_eq!(kind(TarBuilder::new().symlink("a", &target)), NodeKind::Symlink { target });
+    assert_eq!(kind(TarBuilder::new().hard_link("a", "/b/./c")), NodeKind::HardLink { target: path("b/c") });
+    assert_eq!(kind(TarBuilder::new().fifo("a")), NodeKind::Fifo);
+    assert_eq!(kind(TarBuilder::new().dir("./", 0o755)), NodeKind::Directory);
+    assert_eq!(
+        kind(TarBuilder::new().char_device("a", 1, 3)),
+        NodeKind::CharDevice(Device { major: 1, minor: 3 })
+    );
+    let mut block = RawHeader::new(b'4');
+    block.name("sda").device(0, 0);
+    assert_eq!(kind(TarBuilder::new().entry(&block, b"")), NodeKind::BlockDevice(Device::default()));
+}
+
+#[test]
+fn what_no_layer_may_hold() {
+    let owned = |uid, gid| {
+        let mut header = RawHeader::new(b'0');
+        header.name("a").owner(uid, gid);
+        TarBuilder::new().entry(&header, b"")
+    };
+    let typed = |flag: u8| {
+        let mut header = RawHeader::new(flag);
+        header.name("a");
+        TarBuilder::new().entry(&header, b"")
+    };
+    let table = [
+        (TarBuilder::new().file("../a", b""), "\"..\""),
+        (TarBuilder::new().file("", b""), "empty"),
+        (TarBuilder::new().file(".", b""), "can only be a directory"),
+        (TarBuilder::new().symlink("/", "x"), "can only be a directory"),
+        (TarBuilder::new().symlink("a", ""), "impossible target"),
+        (TarBuilder::new().symlink("a", [b'x'; 4096]), "impossible target"),
+        (TarBuilder::new().hard_link("a", "../b"), "hard link target \"../b\": the name contains \"..\""),
+        (TarBuilder::new().hard_link("a", ""), "empty"),
+        (TarBuilder::new().hard_link("a", "/"), "is a directory"),
+        (TarBuilder::new().hard_link("a", "./a"), "is the link itself"),
+        (TarBuilder::new().hard_link("a", ".wh..wh.plnk/1"), "not an earlier entry"),
+        (TarBuilder::new().char_device("a", 0, 0), "overlayfs whiteout"),
+        (TarBuilder::new().char_device("a", 4096, 0), "4096:0 does not exist"),
+        (TarBuilder::new().char_device("a", 1, 1 << 20), "does not exist"),
+        (TarBuilder::new().xattr("trusted.overlay.opaque", "y").dir("a", 0o755), "trusted.overlay.opaque"),
+        (owned(1 << 32, 0), "uid 4294967296"),
+        (owned(0, u64::from(u32::MAX)), "gid 4294967295"),
+        (typed(b'M'), "'M' are not supported"),
+        (typed(b'V'), "'V' are not supported"),
+        (typed(b's'), "'s' are not supported"),
+    ];
+    for (archive, wanted) in table {
+        let error = one(archive).expect_err(wanted).to_string();
+        assert!(error.contains(wanted), "{wanted}: {error}");
+    }
+}
+
+#[test]
+fn errors_show_the_name_as_written() {
+    let error = one(TarBuilder::new().file("/x/../\n", b"")).unwrap_err();
+    assert_eq!(error.path(), b"/x/../\n");
+    assert_eq!(error.to_string(), "layer entry \"/x/../\\n\": the name contains \"..\"");
+}
+
+#[test]
+fn parents_are_implied_once() {
+    let layer = TarBuilder::new().file("a/b/c", b"").file("a/b/d", b"").dir("a", 0o700).file("e", b"");
+    let (steps, marks) = track(layer).unwrap();
+    assert_eq!(steps, [create(&["a", "a/b"]), create(&[]), Step::Update, create(&[])]);
+    let implied = [EntryPath::root(), path("a/b")].to_vec();
+    assert_eq!(marks, Marks { implied, ..Marks::default() });
+
+    let (steps, marks) = track(TarBuilder::new().dir("./", 0o755).dir("a", 0o755)).unwrap();
+    assert_eq!((steps, marks), (vec![Step::Update, create(&[])], Marks::default()));
+}
+
+#[test]
+fn the_last_of_duplicate_entries_wins() {
+    let layer =
+        TarBuilder::new().file("a", b"1").file("a", b"2").dir("a", 0o755).dir("a", 0o700).symlink("a", "b");
+    let (steps, _) = track(layer).unwrap();
+    assert_eq!(steps, [create(&[]), Step::Replace, Step::Replace, Step::Update, Step::Replace]);
+}
+
+#[test]
+fn no_entry_passes_through_a_link_of_its_layer() {
+    let table = [
+        (
+            TarBuilder::new().symlink("a", "/etc").file("a/passwd", b""),
+            "below \"a\", which this layer made a symbolic link",
+        ),
+        (TarBuilder::new().file("a", b"").file("a/b/c", b""), "below \"a\", which this layer made a file"),
+        (TarBuilder::new().file("a/b", b"").symlink("a", "/etc"), "replaces a directory that has entries"),
+        (TarBuilder::new().symlink("a", "/etc").whiteout("a", "b"), "below \"a\""),
+        (TarBuilder::new().symlink("a", "/etc").opaque("a"), "below \"a\""),
+        (TarBuilder::new().file("b", b"").hard_link("a", "b").file("a/c", b""), "made a hard link"),
+        (TarBuilder::new().hard_link("a", "b").file("b", b""), "\"b\" is not an earlier entry"),
+        (TarBuilder::new().dir("b", 0o755).hard_link("a", "b"), "\"b\" is a directory"),
+        (TarBuilder::new().file("b/c", b"").hard_link("a", "b"), "\"b\" is a directory"),
+    ];
+    for (layer, wanted) in table {
+        let error = track(layer).expect_err(wanted).to_string();
+        assert!(error.contains(wanted), "{wanted}: {error}");
+    }
+}
+
+#[test]
+fn whiteouts_yield_to_nodes_in_any_order() {
+    for layer in [
+        TarBuilder::new().whiteout("", "a").file("a", b"").whiteout("", "b").file("b/c", b""),
+        TarBuilder::new().file("a", b"").whiteout("", "a").file("b/c", b"").whiteout("", "b"),
+    ] {
+        let (_, marks) = track(layer).unwrap();
+        assert_eq!((marks.whiteouts, marks.opaque), (vec![], paths(&["b"])));
+    }
+}
+
+#[test]
+fn marks_bring_their_directories() {
+    let layer = TarBuilder::new()
+        .whiteout("x/y", "b")
+        .whiteout("x/y", "a")
+        .whiteout("x/y", "a")
+        .opaque("o/p")
+        .opaque("");
+    let (steps, marks) = track(layer).unwrap();
+    assert_eq!(steps, vec![Step::Later; 5]);
+    assert_eq!(marks.whiteouts, paths(&["x/y/a", "x/y/b"]));
+    assert_eq!(marks.opaque, [EntryPath::root(), path("o/p")]);
+    assert_eq!(marks.parents, paths(&["o", "o/p", "x", "x/y"]));
+    assert_eq!(marks.implied, [vec![EntryPath::root()], marks.parents.clone()].concat());
+
+    // A whiteout below a whiteout makes the upper one an opaque directory.
+    let (_, marks) = track(TarBuilder::new().whiteout("", "d").whiteout("d", "e")).unwrap();
+    assert_eq!((marks.whiteouts, marks.opaque), (paths(&["d/e"]), paths(&["d"])));
+}
+
+#[test]
+fn a_directory_entry_may_follow_its_marks() {
+    let (steps, marks) = track(TarBuilder::new().opaque("d").dir("d", 0o755)).unwrap();
+    assert_eq!(steps, [Step::Later, create(&[])]);
+    assert_eq!(marks.opaque, paths(&["d"]));
+    assert!(marks.parents.is_empty());
+}
+
+#[test]
+fn type_bytes() {
+    let types: Vec<EntryType> = headers(TarBuilder::new().file("a", b"").dir("b", 0).file("c/", b""))
+        .iter()
+        .map(|h| h.entry_type)
+        .collect();
+    assert_eq!(types, [EntryType::File, EntryType::Directory, EntryType::Directory]);
+}
