@@ -6,6 +6,8 @@
 //! - [`mechanism`] holds the six ways to make a rootfs, all run by the same interpreter.
 //! - [`idrange`] cuts the machine's subordinate ids into ranges and keeps their user namespaces.
 //! - [`predict`] counts mount operations, ours and containerd's.
+//! - [`bundle`] writes the runtime spec, [`users`] resolves its user, [`launch`] starts the host's OCI [`runtime`] on
+//!   it, and [`cgroup`] leaves no control group behind.
 //!
 //! The engine takes directories, never the store that keeps them, and writes no durable state.
 //!
@@ -13,9 +15,14 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod bundle;
 pub mod capabilities;
+pub mod cgroup;
 pub mod idrange;
+pub mod launch;
 pub mod lower;
 pub mod mechanism;
 pub mod plan;
 pub mod predict;
+pub mod runtime;
+pub mod users;

@@ -1,0 +1,152 @@
+//! The default seccomp profile: system calls a container may make.
+//!
+//! An allow list. What is not listed fails with `EPERM`; the runtime answers `ENOSYS` for calls newer than any it
+//! knows, so that programs fall back. A call guarded by a capability is allowed exactly when the container holds it,
+//! because then the kernel's own check, made against the container's user namespace, is the one that counts.
+//!
+//! Three calls are allowed by argument: `clone` without the flags that make new namespaces, `socket` without the
+//! hypervisor's address family, `personality` for the harmless values. `clone3` passes its flags in memory, where a
+//! filter cannot look, so it fails with `ENOSYS` and libraries use `clone`.
+
+mod calls;
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
+    LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
+};
+
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+
+/// Mount, cgroup, UTS, IPC, user, PID and network namespace.
+const CLONE_NAMESPACES: u64 =
+    0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000;
+
+/// `AF_VSOCK` reaches the hypervisor past every network namespace.
+const AF_VSOCK: u64 = 40;
+
+/// Linux and 32-bit Linux, each with and without an old release name; and asking what is set.
+const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// The profile for a container holding `capabilities`, for the architecture this was built for and its 32-bit modes.
+pub(super) fn profile(capabilities: &Capabilities) -> Result<LinuxSeccomp, OciSpecError> {
+    let admin = capabilities.contains(&Capability::SysAdmin);
+    let mut rules = vec![allow(calls::ALWAYS.iter().flat_map(|group| group.iter()))?];
+    rules.push(allow_if("socket", compare(LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK, None)?)?);
+    for value in PERSONALITIES {
+        rules.push(allow_if("personality", compare(LinuxSeccompOperator::ScmpCmpEq, value, None)?)?);
+    }
+    if !admin {
+        rules.push(allow_if(
+            "clone",
+            compare(LinuxSeccompOperator::ScmpCmpMaskedEq, CLONE_NAMESPACES, Some(0))?,
+        )?);
+        rules.push(clone3_is_unknown()?);
+    }
+    for (capability, names) in calls::GUARDED {
+        if capabilities.contains(capability) {
+            rules.push(allow(names.iter())?);
+        }
+    }
+    LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActErrno)
+        .default_errno_ret(EPERM)
+        .architectures(architectures())
+        .syscalls(rules)
+        .build()
+}
+
+/// The native architecture is always filtered; naming its 32-bit modes makes the filter cover them too.
+fn architectures() -> Vec<Arch> {
+    if cfg!(target_arch = "x86_64") {
+        vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32]
+    } else if cfg!(target_arch = "aarch64") {
+        vec![Arch::ScmpArchAarch64, Arch::ScmpArchArm]
+    } else {
+        Vec::new()
+    }
+}
+
+fn allow<'a>(names: impl Iterator<Item = &'a &'a str>) -> Result<LinuxSyscall, OciSpecError> {
+    LinuxSyscallBuilder::default()
+        .names(names.map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        .action(LinuxSeccompAction::ScmpActAllow)
+        .build()
+}
+
+fn allow_if(name: &str, argument: LinuxSeccompArg) -> Result<LinuxSyscall, OciSpecError> {
+    LinuxSyscallBuilder::default()
+        .names([name.to_owned()])
+        .action(LinuxSeccompAction::ScmpActAllow)
+        .args([argument])
+        .build()
+}
+
+fn clone3_is_unknown() -> Result<LinuxSyscall, OciSpecError> {
+    LinuxSyscallBuilder::default()
+        .names(["clone3".to_owned()])
+        .action(LinuxSeccompAction::ScmpActErrno)
+        .errno_ret(ENOSYS)
+        .build()
+}
+
+/// A condition on the first argument: compared with `value`, or masked by `value` and compared with `masked`.
+fn compare(
+    op: LinuxSeccompOperator,
+    value: u64,
+    masked: Option<u64>,
+) -> Result<LinuxSeccompArg, OciSpecError> {
+    let builder = LinuxSeccompArgBuilder::default().index(0_usize).value(value).op(op);
+    match masked {
+        Some(masked) => builder.value_two(masked).build(),
+        None => builder.build(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_call_is_listed_twice_or_in_two_ways() {
+        let mut seen = BTreeSet::new();
+        for name in calls::ALWAYS.iter().flat_map(|group| group.iter()) {
+            assert!(seen.insert(*name), "{name} is listed twice");
+        }
+        for (capability, names) in calls::GUARDED {
+            for name in *names {
+                assert!(!seen.contains(name), "{name} is allowed to all and guarded by {capability}");
+            }
+        }
+        for name in ["clone", "clone3", "socket", "personality", "mount", "unshare", "setns", "keyctl", "bpf"]
+        {
+            assert!(!seen.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn capabilities_open_what_they_guard() {
+        let allows = |capabilities: &[Capability], name: &str| {
+            let profile = profile(&capabilities.iter().copied().collect()).unwrap();
+            profile.syscalls().iter().flatten().any(|rule| {
+                rule.action() == LinuxSeccompAction::ScmpActAllow
+                    && rule.args().is_none()
+                    && rule.names().iter().any(|other| other == name)
+            })
+        };
+        for (capability, name) in [
+            (Capability::SysAdmin, "mount"),
+            (Capability::SysChroot, "chroot"),
+            (Capability::SysModule, "init_module"),
+        ] {
+            assert!(!allows(&[], name), "{name}");
+            assert!(allows(&[capability], name), "{name}");
+        }
+        assert!(!allows(&[], "clone"));
+        assert!(allows(&[Capability::SysAdmin], "clone"));
+        assert!(allows(&[], "openat2"));
+    }
+}

@@ -1,0 +1,322 @@
+//! Control groups: which layout this host has, where our containers are in it, and leaving nothing behind.
+//!
+//! ```text
+//! v2      /sys/fs/cgroup/plywood/<id>
+//! v1      /sys/fs/cgroup/<hierarchy>/plywood/<id>   in every hierarchy
+//! hybrid  as v1; the v2 hierarchy at /sys/fs/cgroup/unified is one more
+//! ```
+//!
+//! The runtime makes and removes a container's groups; this module finds them, removes what a killed runtime left,
+//! and removes the parent `plywood` once it is empty. It only ever names groups below that parent.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, FsWord};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+
+/// Our group in every hierarchy; each container's is inside it.
+pub const PARENT: &str = "/plywood";
+
+/// Where every Linux system mounts its control groups.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// `CGROUP_SUPER_MAGIC` and `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP1_MAGIC: FsWord = 0x0027_e0eb;
+const CGROUP2_MAGIC: FsWord = 0x6367_7270;
+
+/// How long a killed group's processes may take to be gone: an unmount or a core dump can hold them for a while.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How control groups are arranged on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// One unified hierarchy.
+    V2,
+    /// One hierarchy per controller, and a unified one beside them.
+    Hybrid,
+    /// One hierarchy per controller.
+    V1,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2 => "v2",
+            Self::Hybrid => "hybrid",
+            Self::V1 => "v1",
+        })
+    }
+}
+
+/// Why control groups cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// Nothing of the kind where it belongs.
+    #[error("no cgroup hierarchy at {0}; mount one (on v2: mount -t cgroup2 none {0})")]
+    NotMounted(PathBuf),
+    /// A group's files or directory refused.
+    #[error("{doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// How it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Processes that outlive SIGKILL.
+    #[error("processes of {0} do not go away; see its cgroup.procs")]
+    StillBusy(PathBuf),
+}
+
+/// A shared lock on the machine's control groups; see [`Cgroups::in_use`].
+#[derive(Debug)]
+pub struct InUse(File);
+
+/// The hierarchies of this host.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    layout: Layout,
+    hierarchies: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    /// Looks at `/sys/fs/cgroup`.
+    pub fn detect() -> Result<Cgroups, CgroupError> {
+        Self::detect_at(Path::new(ROOT))
+    }
+
+    fn detect_at(root: &Path) -> Result<Cgroups, CgroupError> {
+        if magic(root)? == CGROUP2_MAGIC {
+            return Ok(Cgroups { layout: Layout::V2, hierarchies: vec![root.to_owned()] });
+        }
+        let mut layout = Layout::V1;
+        let mut hierarchies = Vec::new();
+        let list = |source| CgroupError::Io { doing: "listing", path: root.to_owned(), source };
+        for entry in fs::read_dir(root).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            // Links such as cpu -> cpu,cpuacct name a hierarchy a second time.
+            if !entry.file_type().map_err(list)?.is_dir() {
+                continue;
+            }
+            match magic(&entry.path())? {
+                CGROUP1_MAGIC => hierarchies.push(entry.path()),
+                CGROUP2_MAGIC => {
+                    layout = Layout::Hybrid;
+                    hierarchies.push(entry.path());
+                }
+                _ => {}
+            }
+        }
+        if hierarchies.is_empty() {
+            return Err(CgroupError::NotMounted(root.to_owned()));
+        }
+        hierarchies.sort();
+        Ok(Cgroups { layout, hierarchies })
+    }
+
+    /// The arrangement.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The path for a container's spec, the same in every hierarchy.
+    pub fn path_for(id: &str) -> PathBuf {
+        Path::new(PARENT).join(id)
+    }
+
+    /// The directories of container `id` that exist.
+    pub fn directories(&self, id: &str) -> Vec<PathBuf> {
+        self.all(id).filter(|directory| directory.is_dir()).collect()
+    }
+
+    /// Ids that have a group in any hierarchy, in order.
+    pub fn ids(&self) -> Result<BTreeSet<String>, CgroupError> {
+        let mut ids = BTreeSet::new();
+        for parent in self.parents() {
+            let entries = match fs::read_dir(&parent) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(CgroupError::Io { doing: "listing", path: parent, source }),
+            };
+            for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+                ids.extend(entry.file_name().into_string());
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The processes of container `id`.
+    pub fn processes(&self, id: &str) -> Result<BTreeSet<i32>, CgroupError> {
+        let mut processes = BTreeSet::new();
+        for directory in self.all(id) {
+            collect_processes(&directory, &mut processes)?;
+        }
+        Ok(processes)
+    }
+
+    /// Kills whatever is left in the groups of container `id` and removes them; nothing there is fine.
+    ///
+    /// Blocks until the processes are gone, at most ten seconds.
+    pub fn remove(&self, id: &str) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + KILL_PATIENCE;
+        for directory in self.all(id) {
+            loop {
+                let mut processes = BTreeSet::new();
+                collect_processes(&directory, &mut processes)?;
+                for pid in processes.iter().filter_map(|&pid| Pid::from_raw(pid)) {
+                    match rustix::process::kill_process(pid, Signal::KILL) {
+                        Ok(()) | Err(Errno::SRCH) => {}
+                        Err(errno) => {
+                            return Err(CgroupError::Io {
+                                doing: "killing",
+                                path: directory,
+                                source: errno.into(),
+                            });
+                        }
+                    }
+                }
+                if remove_tree(&directory)? {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(CgroupError::StillBusy(directory));
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that containers are about to be made, until the value is dropped: nobody removes our parent group in
+    /// between, when a runtime has made it and not yet the container's inside it.
+    pub fn in_use(&self) -> Result<InUse, CgroupError> {
+        let root = self.hierarchies.first().ok_or_else(|| CgroupError::NotMounted(PathBuf::from(ROOT)))?;
+        let failed = |source| CgroupError::Io { doing: "locking", path: root.clone(), source };
+        let directory = File::open(root).map_err(failed)?;
+        rustix::fs::flock(&directory, FlockOperation::LockShared).map_err(|errno| failed(errno.into()))?;
+        Ok(InUse(directory))
+    }
+
+    /// Removes our parent group, unless others use it too or it is not empty.
+    pub fn remove_parent(&self, in_use: &InUse) -> Result<(), CgroupError> {
+        match rustix::fs::flock(&in_use.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(()),
+            Err(errno) => {
+                let path = PathBuf::from(ROOT);
+                return Err(CgroupError::Io { doing: "locking", path, source: errno.into() });
+            }
+        }
+        for parent in self.parents() {
+            remove_directory(&parent)?;
+        }
+        Ok(())
+    }
+
+    fn parents(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.join(PARENT.trim_start_matches('/')))
+    }
+
+    fn all(&self, id: &str) -> impl Iterator<Item = PathBuf> {
+        // An id with a slash, `.` or `..` would name a group that is not a container of ours.
+        let plain = !id.is_empty() && !id.contains('/') && id != "." && id != "..";
+        self.parents().filter(move |_| plain).map(move |parent| parent.join(id))
+    }
+}
+
+fn magic(path: &Path) -> Result<FsWord, CgroupError> {
+    match rustix::fs::statfs(path) {
+        Ok(stat) => Ok(stat.f_type),
+        Err(Errno::NOENT) => Err(CgroupError::NotMounted(path.to_owned())),
+        Err(errno) => {
+            Err(CgroupError::Io { doing: "asking about", path: path.to_owned(), source: errno.into() })
+        }
+    }
+}
+
+/// Adds the processes of `directory` and the groups inside it; a group that vanishes meanwhile has none.
+fn collect_processes(directory: &Path, into: &mut BTreeSet<i32>) -> Result<(), CgroupError> {
+    for group in subgroups(directory)? {
+        collect_processes(&group, into)?;
+    }
+    let file = directory.join("cgroup.procs");
+    match fs::read_to_string(&file) {
+        Ok(text) => into.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
+        Err(error) if gone(&error) => {}
+        Err(source) => return Err(CgroupError::Io { doing: "reading", path: file, source }),
+    }
+    Ok(())
+}
+
+fn subgroups(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect()),
+        Err(error) if gone(&error) => Ok(Vec::new()),
+        Err(source) => Err(CgroupError::Io { doing: "listing", path: directory.to_owned(), source }),
+    }
+}
+
+/// Removes a group and those inside it; false while any is busy. A cgroup directory is removed by `rmdir` alone, its
+/// files with it.
+fn remove_tree(directory: &Path) -> Result<bool, CgroupError> {
+    for group in subgroups(directory)? {
+        if !remove_tree(&group)? {
+            return Ok(false);
+        }
+    }
+    remove_directory(directory)
+}
+
+fn remove_directory(directory: &Path) -> Result<bool, CgroupError> {
+    match fs::remove_dir(directory) {
+        Ok(()) => Ok(true),
+        Err(error) if gone(&error) => Ok(true),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty) =>
+        {
+            Ok(false)
+        }
+        Err(source) => Err(CgroupError::Io { doing: "removing", path: directory.to_owned(), source }),
+    }
+}
+
+fn gone(error: &io::Error) -> bool {
+    // ENODEV: the group was removed between opening and reading its file.
+    error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::NODEV)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_without_hierarchies_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Cgroups::detect_at(directory.path()).unwrap_err();
+        assert!(matches!(&error, CgroupError::NotMounted(path) if path == directory.path()), "{error}");
+        let missing = directory.path().join("missing");
+        assert!(Cgroups::detect_at(&missing).unwrap_err().to_string().contains("missing"));
+    }
+
+    #[test]
+    fn ids_that_climb_name_nothing() {
+        let cgroups = Cgroups { layout: Layout::V2, hierarchies: vec![PathBuf::from(ROOT)] };
+        for id in ["", ".", "..", "../x", "/etc"] {
+            assert_eq!(cgroups.all(id).count(), 0, "{id:?}");
+        }
+        assert_eq!(cgroups.all("c1").collect::<Vec<_>>(), [PathBuf::from("/sys/fs/cgroup/plywood/c1")]);
+    }
+}

@@ -1,0 +1,102 @@
+//! Our directories below `/run`.
+//!
+//! ```text
+//! <anchor>/             0711, the default is /run/plywood
+//!   rootfs/             0755, empty: every root file system is attached here, each in its own mount namespace
+//!   volumes/            0755, empty: a tmpfs of the template namespace is attached here
+//! <run>/                the same directory, or the one of another state root
+//!   bundles/<id>/       0700, see crate::bundle
+//!   pids/<id>           0600, written by the runtime
+//!   <runtime>/          the runtime's own state
+//! ```
+//!
+//! A container's root walks from `/` to its root file system with its own, unprivileged ids: that is why the anchor
+//! can be passed by everybody and is the same for all state roots.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::LauncherError;
+
+/// The two places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDirectories {
+    /// Where everything is attached.
+    pub anchor: PathBuf,
+    /// Bundles and state.
+    pub run: PathBuf,
+}
+
+impl RunDirectories {
+    /// The anchor every installation uses.
+    pub const ANCHOR: &str = "/run/plywood";
+
+    /// The usual anchor, with bundles and state in `run`.
+    pub fn with_run(run: &Path) -> RunDirectories {
+        RunDirectories { anchor: PathBuf::from(Self::ANCHOR), run: run.to_owned() }
+    }
+
+    /// Where a container's root file system is attached.
+    pub fn rootfs(&self) -> PathBuf {
+        super::rootfs_path(&self.anchor)
+    }
+
+    /// Where volumes are attached.
+    pub fn volumes(&self) -> PathBuf {
+        self.anchor.join("volumes")
+    }
+
+    /// The bundle directory of container `id`.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.bundles().join(id)
+    }
+
+    /// All bundle directories.
+    pub fn bundles(&self) -> PathBuf {
+        self.run.join("bundles")
+    }
+
+    /// Where the runtime writes process ids.
+    pub fn pids(&self) -> PathBuf {
+        self.run.join("pids")
+    }
+
+    /// Makes what is missing.
+    pub fn create(&self) -> Result<(), LauncherError> {
+        directory(&self.run, 0o700)?;
+        directory(&self.anchor, 0o711)?;
+        for (path, mode) in
+            [(self.rootfs(), 0o755), (self.volumes(), 0o755), (self.bundles(), 0o700), (self.pids(), 0o700)]
+        {
+            directory(&path, mode)?;
+        }
+        Ok(())
+    }
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), LauncherError> {
+    let make = || match fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| fs::create_dir(path))
+    {
+        // Whatever the umask says: containers have to pass through some of these.
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    };
+    make().map_err(|source| LauncherError::Directory { doing: "making", path: path.to_owned(), source })
+}
+
+/// Removes the bundle of container `id`; none is fine.
+///
+/// Only for containers that have ended or failed.
+pub fn remove_bundle(directories: &RunDirectories, id: &str) -> Result<(), LauncherError> {
+    let path = directories.bundle(id);
+    let failed = |source| LauncherError::Directory { doing: "removing", path: path.clone(), source };
+    let parent = File::open(directories.bundles()).map_err(failed)?;
+    match plywood_kernel::remove_tree(&parent, id) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == plywood_kernel::Kind::Missing => Ok(()),
+        Err(error) => Err(failed(io::Error::from(error.errno()))),
+    }
+}

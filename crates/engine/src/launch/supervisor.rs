@@ -1,0 +1,364 @@
+//! The thread that waits: for process id files, for runtimes and for containers, all in one `epoll`.
+//!
+//! ```text
+//!              pid file, or exit 0 with one              attached: the runtime exits
+//!  Starting ──────────────────────────────> Running ──────────────────────────────────> Exited
+//!     │            Started, slot freed         │ detached: the first process exits
+//!     │ the runtime exits, no pid file         v
+//!     └──────────────────────────────────> Deleting ── runtime delete exits ──> Exited or Failed
+//! ```
+
+mod child;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::inbox::{Arrivals, PidInbox};
+use super::queue::Shared;
+use super::{Event, LaunchError, LauncherConfig, LauncherError, Timing};
+use crate::cgroup::Cgroups;
+use crate::runtime::{Failure, FailureKind, RunMode, read_log};
+use child::{Ended, FirstProcess, RuntimeProcess};
+
+/// How long a runtime may take after a cancellation before it is killed itself.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
+
+const WAKE: u64 = u64::MAX;
+const INBOX: u64 = u64::MAX - 1;
+
+/// A runtime a launcher thread has just started.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) id: String,
+    pub(super) child: Child,
+    pub(super) log: PathBuf,
+    pub(super) timing: Timing,
+    pub(super) spawned: Instant,
+}
+
+#[derive(Debug)]
+struct Container {
+    id: String,
+    log: PathBuf,
+    timing: Timing,
+    spawned: Instant,
+    /// Known once it runs.
+    pid: Option<i32>,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The runtime is at work; with an attached one it stays so while the container runs.
+    Runtime(RuntimeProcess),
+    /// The runtime has left, the container's first process is our child.
+    Alone(FirstProcess),
+    /// `runtime delete` is at work; then this is what to report.
+    Deleting(RuntimeProcess, Event),
+}
+
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    config: Arc<LauncherConfig>,
+    shared: Arc<Shared>,
+    events: Sender<Event>,
+    cgroups: Cgroups,
+    epoll: OwnedFd,
+    inbox: PidInbox,
+    containers: HashMap<u64, Container>,
+    next_token: u64,
+    /// When patience ends; set by the first look at a cancellation.
+    deadline: Option<Instant>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        config: Arc<LauncherConfig>,
+        shared: Arc<Shared>,
+        events: Sender<Event>,
+        cgroups: Cgroups,
+    ) -> Result<Supervisor, LauncherError> {
+        let failed =
+            |errno: Errno| LauncherError::Io { doing: "making an epoll descriptor", source: errno.into() };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let inbox = PidInbox::open(config.directories.pids())?;
+        epoll::add(&epoll, &shared.wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(failed)?;
+        epoll::add(&epoll, &inbox.watch, EventData::new_u64(INBOX), EventFlags::IN).map_err(failed)?;
+        Ok(Supervisor {
+            config,
+            shared,
+            events,
+            cgroups,
+            epoll,
+            inbox,
+            containers: HashMap::new(),
+            next_token: 0,
+            deadline: None,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut ready = Vec::with_capacity(64);
+        while !self.is_done() {
+            ready.clear();
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut ready),
+                self.timeout().as_ref(),
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => {
+                    // Nothing to wait with: the containers' ends cannot be told any more.
+                    tracing::error!(%errno, "epoll_wait");
+                    return;
+                }
+            }
+            let mut tokens: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
+            // News of starts comes before news of ends.
+            tokens.sort_unstable_by_key(|&token| std::cmp::Reverse(token));
+            for token in tokens {
+                match token {
+                    WAKE => self.woken(),
+                    INBOX => self.pid_files_arrived(),
+                    token => self.process_ended(token),
+                }
+            }
+            self.enforce_cancellation();
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let outlook = self.shared.outlook();
+        let leavable = |container: &Container| matches!(container.phase, Phase::Alone(_));
+        outlook.no_more
+            && (self.containers.is_empty() || outlook.leaving && self.containers.values().all(leavable))
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let left = self.deadline?.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec::try_from(left).ok()
+    }
+
+    fn woken(&mut self) {
+        let mut counter = [0_u8; 8];
+        match rustix::io::read(&self.shared.wake, &mut counter) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => tracing::error!(%errno, "reading the wake-up counter"),
+        }
+        for spawned in self.shared.take_spawned() {
+            self.adopt(spawned);
+        }
+    }
+
+    fn adopt(&mut self, spawned: Spawned) {
+        let Spawned { id, child, log, timing, spawned } = spawned;
+        let token = self.next_token;
+        self.next_token += 1;
+        let runtime = RuntimeProcess::new(child);
+        self.watch(token, &runtime.as_fd(), &id);
+        let phase = Phase::Runtime(runtime);
+        self.containers.insert(token, Container { id, log, timing, spawned, pid: None, phase });
+        // It may have been faster than we were.
+        self.note_start(token);
+    }
+
+    fn watch(&self, token: u64, fd: &Result<impl AsFd, Errno>, id: &str) {
+        let added = match fd {
+            Ok(fd) => epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN),
+            Err(errno) => Err(*errno),
+        };
+        if let Err(errno) = added {
+            tracing::error!(%errno, id, "watching a process; its end will be noticed late");
+        }
+    }
+
+    fn pid_files_arrived(&mut self) {
+        let arrivals = self.inbox.arrivals().unwrap_or_else(|errno| {
+            tracing::error!(%errno, "reading the watch on process id files");
+            Arrivals::Unknown
+        });
+        let mut starting: Vec<u64> = self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.pid.is_none())
+            .filter(|(_, container)| match &arrivals {
+                Arrivals::Of(names) => names.contains(&container.id),
+                Arrivals::Unknown => true,
+            })
+            .map(|(&token, _)| token)
+            .collect();
+        starting.sort_unstable();
+        for token in starting {
+            self.note_start(token);
+        }
+    }
+
+    /// Reports a start if there is a process id file; true if the container has run.
+    fn note_start(&mut self, token: u64) -> bool {
+        let Some(container) = self.containers.get_mut(&token) else { return false };
+        if container.pid.is_some() {
+            return true;
+        }
+        let Some(pid) = self.inbox.pid(&container.id) else { return false };
+        container.pid = Some(pid);
+        container.timing.runtime = container.spawned.elapsed();
+        let event = Event::Started { id: container.id.clone(), pid, timing: container.timing };
+        self.shared.free_slot();
+        self.send(event);
+        true
+    }
+
+    fn process_ended(&mut self, token: u64) {
+        let has_run = self.note_start(token);
+        let Some(mut container) = self.containers.remove(&token) else { return };
+        container.phase = match container.phase {
+            Phase::Runtime(mut runtime) => match runtime.ended() {
+                None => Phase::Runtime(runtime),
+                Some(ended) => {
+                    if !has_run {
+                        self.shared.free_slot();
+                    }
+                    match self.runtime_ended(&container.id, &container.log, container.pid, &ended) {
+                        Next::Report(event) => return self.done(&container.id, event),
+                        Next::Wait(first) => {
+                            self.watch(token, &Ok(first.as_fd()), &container.id);
+                            Phase::Alone(first)
+                        }
+                        Next::Delete(event) => match self.delete(token, &container.id, event) {
+                            Some(phase) => phase,
+                            None => return,
+                        },
+                    }
+                }
+            },
+            Phase::Alone(first) => match first.ended() {
+                None => Phase::Alone(first),
+                Some(code) => {
+                    let event = Event::Exited { id: container.id.clone(), code };
+                    match self.delete(token, &container.id, event) {
+                        Some(phase) => phase,
+                        None => return,
+                    }
+                }
+            },
+            Phase::Deleting(mut runtime, event) => match runtime.ended() {
+                None => Phase::Deleting(runtime, event),
+                Some(_) => {
+                    // The runtime forgets a container only once its groups are gone; ours is the last word.
+                    self.remove_groups(&container.id);
+                    return self.done(&container.id, event);
+                }
+            },
+        };
+        self.containers.insert(token, container);
+    }
+
+    /// What a runtime's end means for the container it started.
+    fn runtime_ended(&self, id: &str, log: &std::path::Path, pid: Option<i32>, ended: &Ended) -> Next {
+        let id = id.to_owned();
+        match (pid, ended, self.config.mode) {
+            (Some(_), Ended::Exited(code), RunMode::Attached) => {
+                Next::Report(Event::Exited { id, code: *code })
+            }
+            // A killed runtime has not cleaned up.
+            (Some(_), Ended::Killed(signal), RunMode::Attached) => {
+                Next::Delete(Event::Exited { id, code: 128 + signal })
+            }
+            (Some(pid), Ended::Exited(0), RunMode::Detached) => match FirstProcess::adopt(pid) {
+                Ok(first) => Next::Wait(first),
+                Err(errno) => {
+                    tracing::error!(%errno, id, pid, "waiting for a container");
+                    Next::Delete(Event::Exited { id, code: 125 })
+                }
+            },
+            (_, ended, _) => Next::Delete(Event::Failed { id, error: self.failure(log, ended) }),
+        }
+    }
+
+    fn failure(&self, log: &std::path::Path, ended: &Ended) -> LaunchError {
+        if self.shared.is_cancelled() {
+            return LaunchError::Cancelled;
+        }
+        let logged = read_log(log).unwrap_or_else(|error| {
+            tracing::warn!(%error, log = %log.display(), "reading a runtime's log");
+            None
+        });
+        let unsaid = || Failure {
+            kind: FailureKind::Runtime,
+            message: format!("{} {ended} and left no message", self.config.runtime.name()),
+        };
+        LaunchError::Runtime(logged.unwrap_or_else(unsaid))
+    }
+
+    /// Starts deleting a container; `None` if that ended at once.
+    fn delete(&self, token: u64, id: &str, event: Event) -> Option<Phase> {
+        match RuntimeProcess::spawn(self.config.runtime.delete_command(id, true)) {
+            Ok(runtime) => {
+                self.watch(token, &runtime.as_fd(), id);
+                Some(Phase::Deleting(runtime, event))
+            }
+            Err(error) => {
+                tracing::error!(%error, id, "deleting a container");
+                self.remove_groups(id);
+                self.done(id, event);
+                None
+            }
+        }
+    }
+
+    fn remove_groups(&self, id: &str) {
+        if let Err(error) = self.cgroups.remove(id) {
+            tracing::error!(%error, id, "removing a container's control groups");
+        }
+    }
+
+    fn done(&self, id: &str, event: Event) {
+        self.inbox.remove(id);
+        self.shared.ended();
+        self.send(event);
+    }
+
+    fn send(&self, event: Event) {
+        // A receiver that is gone does not want to know.
+        let _unwanted = self.events.send(event);
+    }
+
+    /// Kills what runs; what is still starting is killed once it runs, or with its runtime when patience ends.
+    fn enforce_cancellation(&mut self) {
+        if !self.shared.is_cancelled() {
+            return;
+        }
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + CANCEL_PATIENCE);
+        for container in self.containers.values_mut() {
+            match (&mut container.phase, container.pid) {
+                (Phase::Alone(first), _) => first.kill(),
+                (Phase::Runtime(runtime), Some(pid)) => runtime.kill_container(pid),
+                (Phase::Runtime(runtime) | Phase::Deleting(runtime, _), _) if now >= deadline => {
+                    runtime.kill()
+                }
+                (Phase::Runtime(_) | Phase::Deleting(..), _) => {}
+            }
+        }
+        if now >= deadline {
+            self.deadline = Some(now + CANCEL_PATIENCE);
+        }
+    }
+}
+
+/// What comes after a runtime's end.
+#[derive(Debug)]
+enum Next {
+    Report(Event),
+    Wait(FirstProcess),
+    Delete(Event),
+}

@@ -1,0 +1,6 @@
+//! Containers really run by the host's OCI runtime, on a root file system of busybox.
+
+mod contents;
+mod ends;
+mod host;
+mod support;

@@ -1,0 +1,157 @@
+//! How containers end, and that nothing of them stays.
+
+use plywood_engine::launch::{Event, Launch, LaunchError};
+use plywood_engine::runtime::{FailureKind, RunMode};
+
+use super::support::{Host, chain, command, shell};
+
+const MODES: [RunMode; 2] = [RunMode::Attached, RunMode::Detached];
+
+#[test]
+fn root_exit_codes_are_the_containers() {
+    let host = Host::new();
+    for mode in MODES {
+        assert_eq!(host.run(mode, command(&["true"])).0, 0, "{mode:?}");
+        assert_eq!(host.run(mode, shell("exit 7")).0, 7, "{mode:?}");
+        // Another process of the container kills the first one: its own namespace protects it from itself.
+        let (code, _) = host.run(mode, shell("trap 'exit 9' TERM; kill -TERM $$; sleep 5"));
+        assert_eq!(code, 9, "{mode:?}");
+    }
+}
+
+#[test]
+fn root_a_signal_from_outside_is_128_and_its_number() {
+    let host = Host::new();
+    for mode in MODES {
+        let (launcher, events) = host.launcher(mode);
+        let (id, _, launch) = host.launch(command(&["sleep", "60"]));
+        launcher.submit(launch);
+        launcher.close();
+        assert!(matches!(events.recv().unwrap(), Event::Started { .. }));
+        assert_eq!(host.runtime.state(&id).unwrap().id, id);
+        host.runtime.kill(&id, "KILL").unwrap();
+        let end = events.recv().unwrap();
+        assert!(matches!(&end, Event::Exited { code: 137, .. }), "{mode:?}: {end:?}");
+        launcher.finish().unwrap();
+        host.assert_nothing_left(&id);
+    }
+}
+
+#[test]
+fn root_a_command_that_cannot_run_is_told_from_one_that_failed() {
+    let host = Host::new();
+    let table = [
+        ("nosuch", 127, FailureKind::CommandNotFound),
+        ("/bin/nosuch", 127, FailureKind::CommandNotFound),
+        ("/bin/script", 126, FailureKind::CommandNotExecutable),
+        ("/etc", 126, FailureKind::CommandNotExecutable),
+    ];
+    for mode in MODES {
+        for (name, code, kind) in table {
+            let event = host.run_to_event(mode, command(&[name]));
+            let Event::Failed { error, .. } = event else { panic!("{mode:?} {name}: {event:?}") };
+            assert_eq!(error.exit_code(), code, "{mode:?} {name}: {}", chain(&error));
+            let LaunchError::Runtime(failure) = error else { panic!("{mode:?} {name}: {error:?}") };
+            assert_eq!(failure.kind, kind, "{failure}");
+            assert!(failure.message.contains(name), "{failure}");
+        }
+    }
+}
+
+#[test]
+fn root_a_preparation_that_fails_or_panics_fails_alone() {
+    let host = Host::new();
+    let (launcher, events) = host.launcher(RunMode::Attached);
+    launcher.submit(Launch { id: "wrong".to_owned(), prepare: Box::new(|| Err("no layers".into())) });
+    launcher.submit(Launch { id: "panics".to_owned(), prepare: Box::new(|| panic!("on purpose")) });
+    let (id, _, launch) = host.launch(command(&["true"]));
+    launcher.submit(launch);
+    launcher.close();
+    let events: Vec<Event> = events.iter().collect();
+    let failed = |wanted: &str| {
+        events.iter().any(
+            |event| matches!(event, Event::Failed { id, error: LaunchError::Prepare(_) } if id == wanted),
+        )
+    };
+    assert!(failed("wrong") && failed("panics"), "{events:?}");
+    assert!(events.iter().any(|event| matches!(event, Event::Exited { code: 0, .. })), "{events:?}");
+    launcher.finish().unwrap();
+    host.assert_nothing_left(&id);
+}
+
+#[test]
+fn root_cancelling_leaves_nothing() {
+    let host = Host::new();
+    for mode in MODES {
+        let (launcher, events) = host.launcher(mode);
+        let cancel = launcher.cancel_handle();
+        let ids: Vec<String> = (0..30)
+            .map(|_| {
+                let (id, _, launch) = host.launch(command(&["sleep", "60"]));
+                launcher.submit(launch);
+                id
+            })
+            .collect();
+        launcher.close();
+        let mut ended = 0;
+        let mut started = 0;
+        for event in events {
+            match event {
+                Event::Started { .. } => {
+                    started += 1;
+                    if started == 5 {
+                        cancel.cancel();
+                    }
+                }
+                Event::Exited { code, .. } => {
+                    assert_eq!(code, 137);
+                    ended += 1;
+                }
+                Event::Failed { error: LaunchError::Cancelled, .. } | Event::Cancelled { .. } => ended += 1,
+                other @ Event::Failed { .. } => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(ended, ids.len(), "{mode:?}");
+        assert!(started < ids.len(), "{mode:?}: all had started before the cancellation");
+        launcher.finish().unwrap();
+        for id in &ids {
+            host.assert_nothing_left(id);
+        }
+    }
+}
+
+#[test]
+fn root_a_detached_container_outlives_its_launcher() {
+    let host = Host::new();
+    let (launcher, events) = host.launcher(RunMode::Detached);
+    let (id, _, launch) = host.launch(command(&["sleep", "60"]));
+    launcher.submit(launch);
+    launcher.leave().unwrap();
+    let Event::Started { pid, .. } = events.recv().unwrap() else { panic!("not started") };
+    assert!(events.recv().is_err());
+    assert_eq!(host.runtime.state(&id).unwrap().pid, pid);
+
+    // The next one to look after it finds it and removes it.
+    host.runtime.delete(&id, true).unwrap();
+    host.cgroups.remove(&id).unwrap();
+    assert_eq!(host.cgroups.directories(&id).len(), 0);
+    assert_eq!(host.runtime.ids().unwrap().len(), 0);
+}
+
+#[test]
+fn root_leftovers_of_a_killed_runtime_are_removed() {
+    let host = Host::new();
+    let (launcher, events) = host.launcher(RunMode::Detached);
+    let (id, _, launch) = host.launch(shell("sleep 61 & sleep 62"));
+    launcher.submit(launch);
+    launcher.close();
+    assert!(matches!(events.recv().unwrap(), Event::Started { .. }));
+    assert!(host.cgroups.ids().unwrap().contains(&id));
+    assert!(!host.cgroups.processes(&id).unwrap().is_empty());
+    // Groups can be removed without asking the runtime, as after a crash.
+    host.cgroups.remove(&id).unwrap();
+    assert_eq!(host.cgroups.directories(&id).len(), 0);
+    assert!(matches!(events.recv().unwrap(), Event::Exited { code: 137, .. }));
+    launcher.finish().unwrap();
+    host.assert_nothing_left(&id);
+}
