@@ -10,7 +10,7 @@
 //! build_flat claims the chain       syncfs, one durable transaction        gc
 //!   └─> building ───────────────────────────────────────────────> ready ──> doomed ──> trash/, row gone
 //!          │ cancelled, failed, or the builder died                          │
-//!          └──────────────────────────────────────────────────────────> doomed
+//!          └─────────────────────────────────────────────────────────────> doomed
 //! ```
 //! There is one row a chain among all processes, so one builder. A tree is a cache: losing one costs time.
 

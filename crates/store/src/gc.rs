@@ -5,13 +5,14 @@
 //! durable before the first file goes, so that a power cut cannot leave a row without its directory.
 
 use plywood_image::Digest;
-use rusqlite::{Transaction, params};
+use rusqlite::Transaction;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::db::{Durability, parsed, unsigned};
 use crate::error::{FileError, OnFile, StateError};
 use crate::pins::Target;
+use crate::recover::Recovered;
 use crate::root::DIR_FLAGS;
 use crate::{Store, dirs, trash};
 
@@ -60,14 +61,15 @@ impl Store {
         self.db().write(Durability::Full, |transaction| {
             report = GcReport::default();
             doom_images(transaction, options, &mut report)?;
-            doom_layers(transaction, &mut report)?;
-            doom_flats(transaction, &mut report)?;
+            let owner = self.register(transaction)?;
+            doom_layers(transaction, owner, &mut report)?;
+            doom_flats(transaction, owner, &mut report)?;
             self.set_blobs_aside(transaction, &mut report, &mut aside)
         })?;
         for name in aside {
             trash::remove(self, &name)?;
         }
-        self.finish_doomed()?;
+        self.finish_doomed(&mut Recovered::default())?;
         Ok(report)
     }
 
@@ -164,15 +166,15 @@ fn doom_images(
     Ok(())
 }
 
-fn doom_layers(transaction: &Transaction<'_>, report: &mut GcReport) -> Result<(), StateError> {
+fn doom_layers(transaction: &Transaction<'_>, owner: i64, report: &mut GcReport) -> Result<(), StateError> {
     let removed = transaction
         .prepare(
-            "UPDATE layers SET state = 'doomed' WHERE state = 'committed'
+            "UPDATE layers SET state = 'doomed', owner = ?1 WHERE state = 'committed'
              AND NOT EXISTS (SELECT 1 FROM image_layers WHERE layer = layers.id)
              AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'layer' AND target = CAST(layers.id AS TEXT))
              RETURNING diff_id, size_bytes",
         )?
-        .query_map([], |row| {
+        .query_map([owner], |row| {
             Ok(Removed {
                 kind: "layer",
                 what: parsed::<Digest>(row, "diff_id")?.to_string(),
@@ -184,15 +186,15 @@ fn doom_layers(transaction: &Transaction<'_>, report: &mut GcReport) -> Result<(
     Ok(())
 }
 
-fn doom_flats(transaction: &Transaction<'_>, report: &mut GcReport) -> Result<(), StateError> {
+fn doom_flats(transaction: &Transaction<'_>, owner: i64, report: &mut GcReport) -> Result<(), StateError> {
     let removed = transaction
         .prepare(
-            "UPDATE flats SET state = 'doomed' WHERE state = 'ready'
+            "UPDATE flats SET state = 'doomed', owner = ?1 WHERE state = 'ready'
              AND NOT EXISTS (SELECT 1 FROM images WHERE chain_id = flats.chain_id)
              AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'flat' AND target = CAST(flats.id AS TEXT))
              RETURNING id, copied_bytes",
         )?
-        .query_map(params![], |row| {
+        .query_map([owner], |row| {
             Ok(Removed {
                 kind: "flat",
                 what: row.get::<_, i64>("id")?.to_string(),

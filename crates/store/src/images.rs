@@ -78,9 +78,14 @@ impl Image {
         )
     }
 
-    /// Numbers of its layers, lowest first.
+    /// Numbers of its layers, lowest first, each once: overlayfs refuses one directory as two layers, and what a
+    /// layer does at its highest place makes its lower places irrelevant.
     pub fn layer_ids(&self) -> Vec<LayerId> {
-        self.layers.iter().map(|layer| layer.id).collect()
+        let mut seen = BTreeSet::new();
+        let mut ids: Vec<LayerId> =
+            self.layers.iter().rev().map(|layer| layer.id).filter(|id| seen.insert(*id)).collect();
+        ids.reverse();
+        ids
     }
 }
 

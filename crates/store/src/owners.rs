@@ -30,8 +30,8 @@ pub(crate) fn retire(transaction: &Transaction<'_>, process: &ProcessId) -> rusq
         .prepare_cached(
             "DELETE FROM owners WHERE process = ?1
              AND NOT EXISTS (SELECT 1 FROM pin_groups WHERE owner = owners.id)
-             AND NOT EXISTS (SELECT 1 FROM layers WHERE state = 'staging' AND owner = owners.id)
-             AND NOT EXISTS (SELECT 1 FROM flats WHERE state = 'building' AND owner = owners.id)
+             AND NOT EXISTS (SELECT 1 FROM layers WHERE state <> 'committed' AND owner = owners.id)
+             AND NOT EXISTS (SELECT 1 FROM flats WHERE state <> 'ready' AND owner = owners.id)
              AND NOT EXISTS (SELECT 1 FROM leases WHERE owner = owners.id)
              AND NOT EXISTS (SELECT 1 FROM snapshots WHERE owner = owners.id)",
         )?

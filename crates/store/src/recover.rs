@@ -5,7 +5,7 @@
 //!
 //! 1. What a dead process owned: staged layers and half flat trees are doomed, pins and leases released, snapshots
 //!    without a container removed. Containers whose processes are all dead become exited.
-//! 2. What is doomed is moved to the trash, removed, and then loses its row.
+//! 2. What is doomed and no living process is removing is moved to the trash, removed, and then loses its row.
 //! 3. What dead processes left in the trash is removed.
 //! 4. Once after each boot, because the last fast commits before a power cut may be lost: directories without a
 //!    row are removed, finished flat trees without a directory lose their row.
@@ -40,6 +40,9 @@ pub struct Recovered {
     pub trash: usize,
     /// Directories without a row, rows without a directory.
     pub strays: usize,
+    /// What could not be removed now, for instance because something is mounted inside. Logged; tried again when
+    /// this process has ended.
+    pub stuck: usize,
 }
 
 /// What the first look found to do.
@@ -67,16 +70,21 @@ impl Store {
             || findings.orphan_leases
             || findings.orphan_snapshots
         {
-            let orphans = self.take_from_the_dead(&findings, &mut recovered)?;
-            self.remove_snapshots(&orphans)?;
-            recovered.snapshots = orphans.len();
+            for orphan in self.take_from_the_dead(&findings, &mut recovered)? {
+                let removed = self.remove_snapshots(&[orphan]);
+                recovered.snapshots += recovered.unless_stuck(removed)?;
+            }
         }
         if findings.doomed || !findings.owners.is_empty() {
-            (recovered.layers, recovered.flats) = self.finish_doomed()?;
+            self.adopt_doomed()?;
+            self.finish_doomed(&mut recovered)?;
         }
-        recovered.trash = trash::sweep(self)?;
+        for name in trash::left_by_the_dead(self)? {
+            let removed = trash::remove(self, &name);
+            recovered.trash += recovered.unless_stuck(removed)?;
+        }
         if findings.new_boot {
-            recovered.strays = self.remove_strays()?;
+            self.remove_strays(&mut recovered)?;
         }
         Ok(recovered)
     }
@@ -101,8 +109,8 @@ impl Store {
                 exists(connection, "SELECT 1 FROM snapshots WHERE owner IS NULL AND container IS NULL")?;
             findings.doomed = exists(
                 connection,
-                "SELECT 1 FROM layers WHERE state = 'doomed' UNION ALL
-                 SELECT 1 FROM flats WHERE state = 'doomed'",
+                "SELECT 1 FROM layers WHERE state = 'doomed' AND owner IS NULL UNION ALL
+                 SELECT 1 FROM flats WHERE state = 'doomed' AND owner IS NULL",
             )?;
             findings.new_boot = connection
                 .prepare_cached("SELECT value FROM meta WHERE key = 'boot'")?
@@ -150,22 +158,40 @@ impl Store {
         })
     }
 
-    /// Removes the directories of doomed layers and flat trees, then their rows. Two processes may do it at once.
-    pub(crate) fn finish_doomed(&self) -> Result<(usize, usize), StateError> {
-        let mut removed = [0; 2];
-        for (count, (table, parent)) in
-            removed.iter_mut().zip([("layers", self.root().layers()), ("flats", self.root().flat())])
-        {
+    /// Doomed things that no living process is removing become ours.
+    fn adopt_doomed(&self) -> Result<(), StateError> {
+        self.db().write(Durability::Fast, |transaction| {
+            let owner = self.register(transaction)?;
+            for table in ["layers", "flats"] {
+                transaction
+                    .prepare_cached(&format!(
+                        "UPDATE {table} SET owner = ?1 WHERE state = 'doomed' AND owner IS NULL"
+                    ))?
+                    .execute([owner])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes the directories of doomed layers and flat trees of this process, then their rows.
+    pub(crate) fn finish_doomed(&self, recovered: &mut Recovered) -> Result<(), StateError> {
+        for (table, parent) in [("layers", self.root().layers()), ("flats", self.root().flat())] {
             let ids = self.db().read(|connection| {
                 let ids = connection
-                    .prepare_cached(&format!("SELECT id FROM {table} WHERE state = 'doomed'"))?
-                    .query_map([], |row| row.get::<_, i64>(0))?
+                    .prepare_cached(&format!(
+                        "SELECT {table}.id FROM {table} JOIN owners ON owners.id = {table}.owner
+                         WHERE state = 'doomed' AND process = ?1"
+                    ))?
+                    .query_map([self.process().to_string()], |row| row.get::<_, i64>(0))?
                     .collect::<rusqlite::Result<Vec<_>>>()?;
                 Ok::<_, StateError>(ids)
             })?;
             for id in ids {
-                trash::discard(self, parent, &id.to_string())?;
-                *count += self.db().write(Durability::Fast, |transaction| {
+                let removed = trash::discard(self, parent, &id.to_string());
+                if recovered.unless_stuck(removed)? == 0 {
+                    continue;
+                }
+                let removed = self.db().write(Durability::Fast, |transaction| {
                     Ok::<_, StateError>(
                         transaction
                             .prepare_cached(&format!(
@@ -174,12 +200,16 @@ impl Store {
                             .execute([id])?,
                     )
                 })?;
+                match table {
+                    "layers" => recovered.layers += removed,
+                    _ => recovered.flats += removed,
+                }
             }
         }
-        Ok((removed[0], removed[1]))
+        Ok(())
     }
 
-    fn remove_strays(&self) -> Result<usize, StateError> {
+    fn remove_strays(&self, recovered: &mut Recovered) -> Result<(), StateError> {
         let mut aside = Vec::new();
         // As the only writer: a number whose row is not there now cannot get one while we look.
         let rows = self.db().write(Durability::Fast, |transaction| {
@@ -201,10 +231,27 @@ impl Store {
                 .execute([&self.process().boot_id])?;
             Ok::<_, StateError>(rows)
         })?;
+        recovered.strays += rows;
         for name in &aside {
-            trash::remove(self, name)?;
+            let removed = trash::remove(self, name);
+            recovered.strays += recovered.unless_stuck(removed)?;
         }
-        Ok(aside.len() + rows)
+        Ok(())
+    }
+}
+
+impl Recovered {
+    /// 1 for what was removed. What the file system will not give up must not keep every command from working.
+    fn unless_stuck(&mut self, removed: Result<(), StateError>) -> Result<usize, StateError> {
+        match removed {
+            Ok(()) => Ok(1),
+            Err(error @ StateError::Db(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "left where it is");
+                self.stuck += 1;
+                Ok(0)
+            }
+        }
     }
 }
 
@@ -215,8 +262,8 @@ const ORPHAN_LEASE: &str = "owner IS NULL AND (container IS NULL
 fn disown(transaction: &Transaction<'_>, owner: i64) -> rusqlite::Result<()> {
     for sql in [
         "DELETE FROM pin_groups WHERE owner = ?1",
-        "UPDATE layers SET state = 'doomed', owner = NULL WHERE state = 'staging' AND owner = ?1",
-        "UPDATE flats SET state = 'doomed', owner = NULL WHERE state = 'building' AND owner = ?1",
+        "UPDATE layers SET state = 'doomed', owner = NULL WHERE owner = ?1",
+        "UPDATE flats SET state = 'doomed', owner = NULL WHERE owner = ?1",
         "UPDATE leases SET owner = NULL WHERE owner = ?1",
         "UPDATE snapshots SET owner = NULL WHERE owner = ?1",
     ] {

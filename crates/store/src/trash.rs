@@ -52,9 +52,9 @@ pub(crate) fn remove(store: &Store, aside: &str) -> Result<(), StateError> {
     }
 }
 
-/// Removes what dead processes left. Returns how many.
-pub(crate) fn sweep(store: &Store) -> Result<usize, StateError> {
-    let mut removed = 0;
+/// Names in the trash that no living process is removing.
+pub(crate) fn left_by_the_dead(store: &Store) -> Result<Vec<String>, StateError> {
+    let mut left = Vec::new();
     for name in crate::dirs::names(store.root().trash(), "trash")? {
         let name = String::from_utf8_lossy(name.to_bytes()).into_owned();
         let owner = name.split_once('.').and_then(|(_, process)| process.parse::<ProcessId>().ok());
@@ -63,9 +63,8 @@ pub(crate) fn sweep(store: &Store) -> Result<usize, StateError> {
             None => false,
         };
         if !alive {
-            remove(store, &name)?;
-            removed += 1;
+            left.push(name);
         }
     }
-    Ok(removed)
+    Ok(left)
 }

@@ -10,7 +10,7 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- layers/<id>/fs. AUTOINCREMENT: an id is never used twice, so a stale path cannot name another layer.
+-- layers/<id>/fs. The owner unpacks it, or, when doomed, removes it. AUTOINCREMENT: an id is never used twice, so a stale path cannot name another layer.
 CREATE TABLE layers (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     state      TEXT NOT NULL CHECK (state IN ('staging', 'committed', 'doomed')),
@@ -23,7 +23,7 @@ CREATE TABLE layers (
     max_uid    INTEGER,
     max_gid    INTEGER,
     compressed TEXT,
-    CHECK ((state = 'staging') = (owner IS NOT NULL)),
+    CHECK (CASE state WHEN 'staging' THEN owner IS NOT NULL WHEN 'committed' THEN owner IS NULL ELSE 1 END),
     CHECK (state <> 'committed' OR (diff_id IS NOT NULL AND chain_id IS NOT NULL AND standalone IS NOT NULL
         AND size_bytes IS NOT NULL AND entries IS NOT NULL AND max_uid IS NOT NULL AND max_gid IS NOT NULL
         AND compressed IS NOT NULL))
@@ -40,7 +40,7 @@ CREATE TABLE flats (
     chain_id   TEXT NOT NULL,
     entries    INTEGER NOT NULL DEFAULT 0,
     copied_bytes INTEGER NOT NULL DEFAULT 0,
-    CHECK ((state = 'building') = (owner IS NOT NULL))
+    CHECK (CASE state WHEN 'building' THEN owner IS NOT NULL WHEN 'ready' THEN owner IS NULL ELSE 1 END)
 ) STRICT;
 CREATE UNIQUE INDEX flats_by_chain ON flats (chain_id) WHERE state <> 'doomed';
 CREATE INDEX flats_unfinished ON flats (state) WHERE state <> 'ready';
