@@ -45,7 +45,8 @@ fn names_are_normalised() {
 
 #[test]
 fn the_best_entry_is_chosen() {
-    let table: &[(&str, &[Option<&str>], Option<usize>)] = &[
+    type Case<'a> = (&'a str, &'a [Option<&'a str>], Option<usize>);
+    let table: &[Case<'_>] = &[
         ("linux/amd64", &[Some("linux/arm64"), Some("linux/amd64")], Some(1)),
         ("linux/arm64", &[Some("linux/arm64/v8")], Some(0)),
         ("linux/arm64/v8", &[Some("linux/arm64")], Some(0)),
