@@ -91,7 +91,7 @@ pub enum ApplyError {
         /// How many steps there are.
         steps: usize,
         /// The call that failed.
-        source: StepError,
+        source: Box<StepError>,
         /// What could not be undone.
         left: Vec<SyscallError>,
     },
@@ -133,18 +133,25 @@ pub enum StepError {
 impl ApplyError {
     /// What kind of failure it was.
     pub fn kind(&self) -> Kind {
-        match self {
-            Self::Step { source: StepError::Call(call), .. } => call.kind(),
-            Self::Step { source: StepError::Copy(copy), .. } => copy.kind(),
+        match self.step_error() {
+            Some(StepError::Call(call)) => call.kind(),
+            Some(StepError::Copy(copy)) => copy.kind(),
             _ => Kind::Failed,
         }
     }
 
     /// The kernel's error number, where the kernel refused a call.
     pub fn errno(&self) -> Option<rustix::io::Errno> {
-        match self {
-            Self::Step { source: StepError::Call(call), .. } => Some(call.errno()),
+        match self.step_error() {
+            Some(StepError::Call(call)) => Some(call.errno()),
             _ => None,
+        }
+    }
+
+    fn step_error(&self) -> Option<&StepError> {
+        match self {
+            Self::Step { source, .. } => Some(source),
+            Self::NoWorker { .. } => None,
         }
     }
 }
@@ -156,6 +163,13 @@ fn left_behind(left: &[SyscallError]) -> String {
 /// Makes the rootfs.
 pub fn apply(plan: &Plan, context: &Context<'_>) -> Result<Rootfs, ApplyError> {
     let start = Instant::now();
+    let failed = |step: usize, source: StepError, machine: Machine| ApplyError::Step {
+        mechanism: plan.mechanism,
+        step,
+        steps: plan.steps.len(),
+        source: Box::new(source),
+        left: undo::unwind(machine, plan, context.worker),
+    };
     let mut machine = Machine::new();
     if plan.steps.iter().any(|step| step.place == Place::Worker) && context.worker.is_none() {
         return Err(ApplyError::NoWorker { mechanism: plan.mechanism });
@@ -169,14 +183,8 @@ pub fn apply(plan: &Plan, context: &Context<'_>) -> Result<Rootfs, ApplyError> {
             (Place::Worker, Some(worker)) => worker.run(machine, Arc::clone(&plan.steps), at..run),
             _ => machine.run(&plan.steps, at..run, Some(around)),
         };
-        if let Err((failed, source)) = result {
-            return Err(ApplyError::Step {
-                mechanism: plan.mechanism,
-                step: failed + 1,
-                steps: plan.steps.len(),
-                source,
-                left: undo::unwind(machine, plan, context.worker),
-            });
+        if let Err((step, source)) = result {
+            return Err(failed(step + 1, source, machine));
         }
         at = run;
     }
@@ -185,13 +193,7 @@ pub fn apply(plan: &Plan, context: &Context<'_>) -> Result<Rootfs, ApplyError> {
         Some(Held::Mount(mount)) => Tree::Mount(mount),
         Some(Held::Fd(fd)) => Tree::Directory { fd, path: plan.upper.clone(), attrs: plan.attrs },
         Some(Held::Context(_)) | None => {
-            return Err(ApplyError::Step {
-                mechanism: plan.mechanism,
-                step: plan.steps.len(),
-                steps: plan.steps.len(),
-                source: StepError::NoSlot("rootfs".to_owned()),
-                left: undo::unwind(machine, plan, context.worker),
-            });
+            return Err(failed(plan.steps.len(), StepError::NoSlot("rootfs".to_owned()), machine));
         }
     };
     done.elapsed = start.elapsed();

@@ -46,8 +46,15 @@ pub(super) fn empty(path: &Path) -> Result<(), SyscallError> {
     for entry in entries {
         let entry = entry.map_err(|errno| failed("getdents64", errno))?;
         let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            remove_tree(&dir, Path::new(name))?;
+        if name == "." || name == ".." {
+            continue;
+        }
+        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::ISDIR) => remove_tree(&dir, Path::new(name))?,
+            Err(errno) => {
+                return Err(SyscallError::new(format!("unlinkat({:?}, 0)", path.join(name)), errno));
+            }
         }
     }
     Ok(())

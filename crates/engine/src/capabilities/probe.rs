@@ -134,7 +134,7 @@ fn trial(
         ..Capabilities::assumed()
     };
     let plan = plan(&request, &found)?;
-    let rootfs = apply(&plan, context).map_err(|error| Failure::Apply(Box::new(error)))?;
+    let rootfs = apply(&plan, context)?;
     let checked = check_rootfs(&rootfs, Path::new("file"), &plan.idmap, &plan.upper, plan.unshifted_upper);
     drop(rootfs);
     context.reaper.drain();
@@ -148,7 +148,7 @@ enum Failure {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
-    Apply(Box<ApplyError>),
+    Apply(#[from] ApplyError),
     #[error(transparent)]
     Check(#[from] CheckError),
 }
