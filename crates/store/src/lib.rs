@@ -34,7 +34,9 @@ pub mod pins;
 pub mod recover;
 pub mod root;
 pub mod snapshots;
+pub mod transfer;
 mod trash;
+pub mod unpack;
 
 pub use blobs::{BlobError, BlobWriter, Ingest};
 pub use containers::{Container, ContainerError, ContainerId, ContainerState, NewContainer};
@@ -49,6 +51,7 @@ pub use pins::Pins;
 pub use recover::Recovered;
 pub use root::Root;
 pub use snapshots::{NewSnapshot, Snapshot, SnapshotId};
+pub use transfer::{Cancel, Event, FetchError, FetchRequest, Source, fetch_image};
 
 use db::{Db, Durability, OpenDbError};
 use root::RootError;

@@ -1,0 +1,231 @@
+//! An image in one tar file: what `skopeo copy oci-archive:` and `docker save` write.
+//!
+//! One pass over the file notes where each member's data starts; later reads go straight there. A compressed archive,
+//! or one that comes through a pipe, is first unpacked into an unnamed file of the store, which disappears with
+//! this process whatever happens. Member names are only keys of a table: nothing is ever created by them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use plywood_image::tar::{EntryType, Reader, TarError};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::section::Section;
+use crate::unpack::decompress::{Compression, Decoder};
+
+/// An image archive has a few members a layer.
+const MAX_MEMBERS: usize = 100_000;
+
+/// `docker save` of old made one layer a symbolic link to its twin; longer chains have no reason.
+const MAX_LINKS: usize = 8;
+
+const COPY_BUFFER: usize = 256 << 10;
+
+/// Why an archive cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The file cannot be opened or read.
+    #[error("cannot read the archive {}", path.display())]
+    Read {
+        /// The archive.
+        path: PathBuf,
+        /// What reading it answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not a tar archive, or is damaged.
+    #[error("{} is not a readable tar archive", path.display())]
+    Tar {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: TarError,
+    },
+    /// Too many members.
+    #[error("the archive {} has more than {limit} members", path.display())]
+    Members {
+        /// The archive.
+        path: PathBuf,
+        /// Most members accepted.
+        limit: usize,
+    },
+    /// The unpacked archive could not be written to the store.
+    #[error("cannot unpack the compressed archive {} into {}", path.display(), into.display())]
+    Spool {
+        /// The archive.
+        path: PathBuf,
+        /// The directory.
+        into: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where everything is in an archive.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    file: Arc<File>,
+    members: HashMap<Vec<u8>, Member>,
+}
+
+#[derive(Debug)]
+enum Member {
+    File { start: u64, size: u64 },
+    Link(Vec<u8>),
+}
+
+impl Archive {
+    /// Opens and scans `path`. `spool`: a directory for an unnamed file; `limit`: most bytes written there.
+    pub(crate) fn open(path: &Path, spool: &Path, limit: u64) -> Result<Self, ArchiveError> {
+        let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
+        let mut source = File::open(path).map_err(read_failed)?;
+        let metadata = source.metadata().map_err(read_failed)?;
+        let mut start = Vec::with_capacity(4);
+        let file = if metadata.is_file() {
+            Section::whole(source.try_clone().map_err(read_failed)?, 4)
+                .read_to_end(&mut start)
+                .map_err(read_failed)?;
+            match Compression::of(&start) {
+                Compression::None => source,
+                _ => spooled(&mut source, path, spool, limit)?,
+            }
+        } else if metadata.is_dir() {
+            return Err(read_failed(io::ErrorKind::IsADirectory.into()));
+        } else {
+            spooled(&mut source, path, spool, limit)?
+        };
+        let file = Arc::new(file);
+        let size = file.metadata().map_err(read_failed)?.len();
+        let members = scan(Section::new(file.clone(), 0, size), path)?;
+        Ok(Self { file, members })
+    }
+
+    /// A member's data. `name` as in manifests: relative, without `.` and `..`.
+    pub(crate) fn member(&self, name: &[u8]) -> Option<Section> {
+        let mut name = normal(name)?;
+        for _ in 0..MAX_LINKS {
+            match self.members.get(&name)? {
+                Member::File { start, size } => return Some(Section::new(self.file.clone(), *start, *size)),
+                Member::Link(target) => name.clone_from(target),
+            }
+        }
+        None
+    }
+}
+
+fn spooled(source: &mut File, path: &Path, spool: &Path, limit: u64) -> Result<File, ArchiveError> {
+    let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
+    let write_failed =
+        |source: io::Error| ArchiveError::Spool { path: path.to_owned(), into: spool.to_owned(), source };
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::openat(CWD, spool, flags, Mode::RUSR | Mode::WUSR).map_err(|e| write_failed(e.into()))?;
+    let mut file = File::from(file);
+    let mut decoder = Decoder::new(source).map_err(read_failed)?;
+    let mut buffer = vec![0; COPY_BUFFER];
+    let mut total = 0;
+    loop {
+        let got = decoder.read(&mut buffer).map_err(read_failed)?;
+        if got == 0 {
+            return Ok(file);
+        }
+        total += got as u64;
+        if total > limit {
+            return Err(read_failed(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                crate::unpack::TooLarge { limit },
+            )));
+        }
+        file.write_all(&buffer[..got]).map_err(write_failed)?;
+    }
+}
+
+fn scan(section: Section, path: &Path) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
+    let tar_failed = |source| ArchiveError::Tar { path: path.to_owned(), source };
+    let mut reader = Reader::new(section);
+    let mut members = HashMap::new();
+    while let Some(header) = reader.next_entry().map_err(tar_failed)? {
+        let Some(name) = normal(&header.path) else {
+            tracing::warn!(member = %header.path.escape_ascii(), "archive member outside the archive ignored");
+            continue;
+        };
+        let member = match header.entry_type {
+            // A sparse member's bytes are not what its digest covers.
+            EntryType::File if header.sparse.is_none() => {
+                Member::File { start: reader.position(), size: header.size }
+            }
+            EntryType::HardLink => match normal(&header.link) {
+                Some(target) => Member::Link(target),
+                None => continue,
+            },
+            EntryType::Symlink => match relative_to(&name, &header.link) {
+                Some(target) => Member::Link(target),
+                None => continue,
+            },
+            _ => continue,
+        };
+        // A later member replaces an earlier one, as unpacking would.
+        members.insert(name, member);
+        if members.len() > MAX_MEMBERS {
+            return Err(ArchiveError::Members { path: path.to_owned(), limit: MAX_MEMBERS });
+        }
+    }
+    Ok(members)
+}
+
+/// A name without `.` and doubled slashes; `None` for one that is absolute or has `..`.
+fn normal(name: &[u8]) -> Option<Vec<u8>> {
+    if name.starts_with(b"/") {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for part in name.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return None,
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join(&b'/'))
+}
+
+/// What a symbolic link at `name` points to, if that is inside the archive.
+fn relative_to(name: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+    if target.starts_with(b"/") {
+        return None;
+    }
+    let mut parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').collect();
+    parts.pop();
+    for part in target.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join(&b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_keys_inside_the_archive() {
+        let text = |name: Option<Vec<u8>>| name.map(|n| String::from_utf8(n).unwrap());
+        assert_eq!(text(normal(b"./a//b/./c")), Some("a/b/c".into()));
+        assert_eq!(text(normal(b"/a")), None);
+        assert_eq!(text(normal(b"a/../b")), None);
+        assert_eq!(text(relative_to(b"x/layer.tar", b"../y/layer.tar")), Some("y/layer.tar".into()));
+        assert_eq!(text(relative_to(b"x/layer.tar", b"../../y")), None);
+        assert_eq!(text(relative_to(b"x/layer.tar", b"/y")), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! From a compressed layer blob to a directory that overlayfs can use as a layer.
+//!
+//! ```text
+//! blob ─> [digest] ─> inflate ─> diff ID ─> tar ─> rules ─> files        unpack(): each layer by itself
+//!                                                             │
+//!                 layers below ─> attributes, links ─────────>┴─> layer  settle(): bottom up
+//! ```
+//!
+//! Layers are unpacked in parallel, knowing nothing of each other; what a layer takes from those below it is added
+//! afterwards, in order. The rare layer whose paths lead through a symbolic link of a lower layer is then unpacked
+//! once more, knowing them.
+//!
+//! Everything is made by name in directories opened beneath the layer's own directory, never through a symbolic link.
+//! Nothing of a layer counts before the diff ID of the whole stream is proven; until then it is staging that is
+//! thrown away.
+//!
+//! # Policies
+//! * Compression is told by the first bytes ([`Compression`]), whatever the media type says.
+//! * `security.selinux` is dropped where the kernel does not take it. Any other attribute that cannot be set is an
+//!   error.
+//! * A hard link repeats the attributes of its target; what its own entry says is not applied.
+//! * Access times are those of the archive, else the modification time. Birth and change times are the kernel's.
+//! * Implied directories (no entry of their own) are as in the layers below; where those have none: root's, mode
+//!   0755, dated 1970.
+
+mod attributes;
+pub(crate) mod decompress;
+mod dirs;
+mod error;
+mod redirect;
+mod settle;
+mod stream;
+mod verify;
+mod writer;
+
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+use plywood_image::DiffId;
+use plywood_image::layer::classify;
+use plywood_image::tar::Reader;
+
+pub use decompress::Compression;
+pub use error::{TooLarge, UnpackError};
+pub(crate) use redirect::Below;
+pub(crate) use settle::{Lower, Settled, Unpacked, settle};
+pub use verify::BlobMismatch;
+pub(crate) use verify::Verified;
+
+use crate::transfer::Cancel;
+use stream::Stream;
+use writer::Writer;
+
+/// Bounds on one layer, beside those of [`plywood_image::limits`].
+#[derive(Debug, Clone)]
+pub struct UnpackLimits {
+    /// Most bytes of the uncompressed tar stream.
+    pub layer_bytes: u64,
+    /// Bytes of the file system that unpacking leaves free.
+    pub keep_free_bytes: u64,
+}
+
+impl Default for UnpackLimits {
+    fn default() -> Self {
+        Self { layer_bytes: 256 << 30, keep_free_bytes: 256 << 20 }
+    }
+}
+
+impl UnpackLimits {
+    /// The most bytes a stream may have that is written to the file system of `dir` now. A small blob can unpack
+    /// into anything; what does not fit is refused on the way, before the disk is full for everybody.
+    fn bytes_now(&self, dir: BorrowedFd<'_>) -> u64 {
+        let free = match rustix::fs::fstatvfs(dir) {
+            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+            Err(errno) => {
+                tracing::debug!(%errno, "fstatvfs");
+                u64::MAX
+            }
+        };
+        self.layer_bytes.min(free.saturating_sub(self.keep_free_bytes))
+    }
+}
+
+/// Unpacks a layer into `staging`, an empty directory opened for reading. `below` only for a layer that
+/// [`settle`] sent back.
+///
+/// Reads `blob` to its end.
+pub(crate) fn unpack(
+    blob: impl Read + Send,
+    diff_id: &DiffId,
+    staging: BorrowedFd<'_>,
+    below: Option<&Below<'_>>,
+    limits: &UnpackLimits,
+    cancel: &Cancel,
+) -> Result<Unpacked, UnpackError> {
+    let limit = limits.bytes_now(staging);
+    std::thread::scope(|scope| {
+        let stream = Stream::start(scope, blob, diff_id.0.algorithm(), limit, cancel.clone())
+            .map_err(UnpackError::Thread)?;
+        let failure = stream.failure();
+        let mut reader = Reader::new(stream);
+        let mut writer = Writer::new(staging);
+        while let Some(header) = reader.next_entry().map_err(|e| failure.or(|| UnpackError::Tar(e)))? {
+            let Some(mut entry) = classify(header).map_err(UnpackError::Rule)? else { continue };
+            if let Some(below) = below {
+                entry = below.redirect(entry, &writer)?;
+            }
+            writer.add(entry, &mut reader, &failure)?;
+        }
+        let stream = reader.finish().map_err(|e| failure.or(|| UnpackError::Tar(e)))?;
+        let found = DiffId(stream.finish()?.digest);
+        if found != *diff_id {
+            return Err(UnpackError::DiffId { expected: Box::new(*diff_id), found: Box::new(found) });
+        }
+        let (marks, links, counts) = writer.finish()?;
+        Ok(Unpacked { marks, links, counts })
+    })
+}

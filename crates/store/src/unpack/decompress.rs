@@ -1,0 +1,163 @@
+//! A layer blob as its uncompressed tar stream.
+//!
+//! The first bytes decide between gzip, zstd and no compression, not the media type: registries hold layers whose
+//! media type is wrong, every other tool reads them, and the diff ID proves that what comes out is what was meant.
+//! gzip may have several members, zstd several frames. What follows them is an error, as is an early end.
+
+use std::io::{self, BufReader, Read};
+
+use flate2::bufread::MultiGzDecoder;
+
+/// Compressed bytes are read in pieces of this size.
+const INPUT_BUFFER: usize = 256 << 10;
+
+/// Largest zstd window, as a power of two: 128 MiB, what `zstd --ultra -22` writes at most without `--long`.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// How a blob is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    /// By the first bytes of a blob. zstd's skippable frames count as zstd.
+    pub fn of(start: &[u8]) -> Self {
+        let skippable = start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18];
+        if start.starts_with(GZIP_MAGIC) {
+            Self::Gzip
+        } else if start.starts_with(ZSTD_MAGIC) || skippable {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// The uncompressed stream. Its errors say which format is damaged.
+pub(crate) enum Decoder<'a, R: Read> {
+    None(BufReader<Prefixed<R>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Prefixed<R>>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'a, BufReader<Prefixed<R>>>>),
+}
+
+/// A reader put back together with the bytes already taken from it.
+pub(crate) type Prefixed<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+
+impl<R: Read> Decoder<'_, R> {
+    /// Looks at the first bytes of `blob`.
+    pub(crate) fn new(mut blob: R) -> io::Result<Self> {
+        let mut start = Vec::with_capacity(4);
+        blob.by_ref().take(4).read_to_end(&mut start)?;
+        let compression = Compression::of(&start);
+        let input = BufReader::with_capacity(INPUT_BUFFER, io::Cursor::new(start).chain(blob));
+        Ok(match compression {
+            Compression::None => Self::None(input),
+            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Self::Zstd(Box::new(decoder))
+            }
+        })
+    }
+}
+
+impl<R: Read> Read for Decoder<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::None(reader) => reader.read(buffer),
+            Self::Gzip(reader) => reader.read(buffer).map_err(|e| damaged("gzip", e)),
+            Self::Zstd(reader) => reader.read(buffer).map_err(|e| damaged("zstd", e)),
+        }
+    }
+}
+
+/// Errors of the blob underneath carry a system error number or an error of ours and stay as they are.
+fn damaged(format: &str, error: io::Error) -> io::Error {
+    let of_blob = error.raw_os_error().is_some()
+        || error.get_ref().is_some_and(|inner| inner.is::<super::verify::BlobMismatch>());
+    if of_blob {
+        return error;
+    }
+    let text = match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("the {format} stream is truncated"),
+        _ => format!("the {format} stream is damaged: {error}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(data: &[u8]) -> Vec<u8> {
+        zstd::encode_all(data, 1).unwrap()
+    }
+
+    fn decode(blob: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Decoder::new(blob)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn formats_members_and_frames() {
+        let (a, b) = (vec![1u8; 70_000], vec![2u8; 10]);
+        let both = [a.clone(), b.clone()].concat();
+        assert_eq!(decode(&both).unwrap(), both);
+        assert_eq!(decode(&gzip(&both)).unwrap(), both);
+        assert_eq!(decode(&zstd(&both)).unwrap(), both);
+        assert_eq!(decode(&[gzip(&a), gzip(&b)].concat()).unwrap(), both);
+        assert_eq!(decode(&[zstd(&a), zstd(&b)].concat()).unwrap(), both);
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9][..], &zstd(&a)].concat();
+        assert_eq!(decode(&skippable).unwrap(), a);
+        for short in [&b""[..], b"x", b"abc"] {
+            assert_eq!(decode(short).unwrap(), short);
+        }
+    }
+
+    #[test]
+    fn an_early_end_and_trailing_bytes_are_errors() {
+        let data: Vec<u8> =
+            (0..50_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        for (blob, format) in [(gzip(&data), "gzip"), (zstd(&data), "zstd")] {
+            for cut in [blob.len() - 1, blob.len() / 2, 5] {
+                let error = decode(&blob[..cut]).unwrap_err();
+                assert!(
+                    error.to_string().contains(&format!("the {format} stream is truncated")),
+                    "{cut}: {error}"
+                );
+            }
+            let error = decode(&[&blob[..], b"garbage here"].concat()).unwrap_err();
+            assert!(error.to_string().contains("damaged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_window_beyond_the_limit_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(ZSTD_WINDOW_LOG + 1).unwrap();
+        encoder.write_all(&[0; 1000]).unwrap();
+        // Flushed before the end is known, so that the frame declares its whole window.
+        encoder.flush().unwrap();
+        encoder.write_all(&[0; 1000]).unwrap();
+        assert!(decode(&encoder.finish().unwrap()).is_err());
+    }
+}

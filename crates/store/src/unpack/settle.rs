@@ -1,0 +1,341 @@
+//! What a layer takes from the layers below it.
+//!
+//! A tar stream says nothing about a directory it does not list: that is the one of the layers below, and since
+//! overlayfs shows the attributes of the topmost, they are copied here. Hard links into lower layers are made here,
+//! as overlayfs would have made them: the file is copied up, then linked. Whiteouts that hide nothing go, because
+//! overlayfs lists a whiteout in a directory that only one layer has.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use plywood_image::layer::{EntryPath, Marks, Meta};
+use plywood_image::tar::{Timestamp, Xattrs};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::attributes::{self, Defaults};
+use super::dirs::Dirs;
+use super::error::{OnEntry, UnpackError};
+use super::writer::{self, Counts, LowerLink, OPAQUE_XATTR};
+use crate::merged::{Found, MergedTree};
+
+/// Longest list of extended attribute names the kernel gives.
+const XATTR_LIST_MAX: usize = 64 << 10;
+
+/// A layer whose own entries stand, not yet fitted to the layers below.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    pub(crate) marks: Marks,
+    pub(crate) links: Vec<LowerLink>,
+    pub(crate) counts: Counts,
+}
+
+/// How fitting ended.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// The layer is complete.
+    Done {
+        /// The directory would look the same on any other layers.
+        standalone: bool,
+        /// With what came from below.
+        counts: Counts,
+    },
+    /// A path of the layer leads through a symbolic link of the layers below: unpack it again, knowing them.
+    Redirected {
+        /// The layer's opaque directories.
+        opaque: HashSet<EntryPath>,
+        /// The parent directory that is a link below.
+        path: EntryPath,
+    },
+}
+
+/// The layers below.
+#[derive(Debug)]
+pub(crate) struct Lower {
+    /// All of them.
+    pub(crate) tree: MergedTree,
+    /// The directory of the topmost. Its attributes are those of the merged root, because every settled layer has them.
+    pub(crate) top: OwnedFd,
+}
+
+/// Fits a layer to those below it; `None` for the lowest.
+pub(crate) fn settle(
+    unpacked: &Unpacked,
+    staging: BorrowedFd<'_>,
+    below: Option<&Lower>,
+) -> Result<Settled, UnpackError> {
+    let Unpacked { marks, links, counts } = unpacked;
+    let opaque: HashSet<EntryPath> = marks.opaque.iter().cloned().collect();
+    let mut settling = Settling { dirs: Dirs::new(staging), below, opaque: &opaque, counts: *counts };
+    let mut found = Vec::with_capacity(marks.implied.len());
+    for path in &marks.implied {
+        match settling.look(path)? {
+            Some(dir) if dir.file_type() == FileType::Symlink => {
+                return Ok(Settled::Redirected { opaque, path: path.clone() });
+            }
+            Some(dir) if dir.file_type() != FileType::Directory => {
+                let kind = kind_name(dir.file_type());
+                return Err(UnpackError::BelowNonDirectory { path: path.clone(), kind });
+            }
+            dir => found.push(dir),
+        }
+    }
+    for path in &marks.whiteouts {
+        settling.keep_whiteout_if_needed(path)?;
+    }
+    if opaque.contains(&EntryPath::root()) {
+        settling.empty_root()?;
+    }
+    for link in links {
+        settling.link(link)?;
+    }
+    // Last, because all of the above changes their times.
+    let mut plain_root = true;
+    for (path, dir) in marks.implied.iter().zip(found) {
+        let meta = match &dir {
+            Some(dir) => meta_of(dir, path)?,
+            None => default_directory(),
+        };
+        if path.is_root() {
+            plain_root = (meta.uid, meta.gid, meta.mode) == (0, 0, 0o755) && meta.xattrs.is_empty();
+        }
+        settling.counts.owner(meta.uid, meta.gid);
+        let fd = settling.dirs.get(path)?;
+        attributes::apply(&fd, path, &meta, None)?;
+    }
+    // Hardly any layer lists the root, and hardly any root is unusual. If only its times come from below, the layer
+    // still counts as the same on any layers.
+    let only_root_implied = marks.implied.iter().all(EntryPath::is_root) && plain_root;
+    let standalone = only_root_implied
+        && marks.whiteouts.is_empty()
+        && links.is_empty()
+        && !opaque.contains(&EntryPath::root());
+    Ok(Settled::Done { standalone, counts: settling.counts })
+}
+
+struct Settling<'a> {
+    dirs: Dirs<'a>,
+    below: Option<&'a Lower>,
+    opaque: &'a HashSet<EntryPath>,
+    counts: Counts,
+}
+
+impl Settling<'_> {
+    /// What the layers below have at exactly `path`, as far as this layer lets it through.
+    fn look(&self, path: &EntryPath) -> Result<Option<Found>, UnpackError> {
+        let Some(below) = self.below else { return Ok(None) };
+        if path.is_root() {
+            // Asked by almost every layer: spares a look into all layers below.
+            return root_of(&below.top, path).map(Some);
+        }
+        if hidden(self.opaque, path) {
+            return Ok(None);
+        }
+        let found = below.tree.lookup_no_follow(path.as_path()).map_err(UnpackError::Below)?;
+        // A lower symbolic link on the way is hidden by a directory of this layer.
+        Ok(found.filter(|found| found.path.as_os_str().as_bytes() == path.as_bytes()))
+    }
+
+    fn keep_whiteout_if_needed(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
+        // Below an opaque directory there is nothing to hide.
+        if self.look(path)?.is_some() {
+            return Ok(());
+        }
+        let dir = self.dirs.parent(path)?;
+        let name = path.file_name().unwrap_or_default();
+        self.counts.entries = self.counts.entries.saturating_sub(1);
+        keeping_times(&dir, path, || {
+            rustix::fs::unlinkat(&dir, name, AtFlags::empty())
+                .on(path, format_args!("unlinkat(dir, {name:?})"))
+        })
+    }
+
+    /// overlayfs merges the roots of all layers whatever their marks, so an opaque root becomes a whiteout or an
+    /// opaque directory for each name below.
+    fn empty_root(&mut self) -> Result<(), UnpackError> {
+        let root = EntryPath::root();
+        let Some(below) = self.below else { return Ok(()) };
+        let names = below.tree.read_dir("").map_err(UnpackError::Below)?.unwrap_or_default();
+        let dir = self.dirs.get(&root)?;
+        for entry in names {
+            let Ok(path) = EntryPath::new(entry.name.as_bytes()) else { continue };
+            match rustix::fs::statat(&dir, &entry.name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {
+                    keeping_times(&dir, &root, || writer::whiteout(&mut self.dirs, &path))?;
+                    self.counts.entries += 1;
+                }
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    writer::opaque(self.dirs.get(&path)?, &path)?;
+                }
+                Ok(_) => {}
+                Err(errno) => return Err(errno).on(&path, format_args!("fstatat(dir, {:?})", entry.name)),
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, link: &LowerLink) -> Result<(), UnpackError> {
+        let LowerLink { path, target } = link;
+        let to = self.dirs.parent(path)?;
+        if exists(&to, path)? {
+            // A later entry of the layer took the name.
+            return Ok(());
+        }
+        let from = self.dirs.parent(target)?;
+        if !exists(&from, target)? {
+            let missing = || UnpackError::LinkTarget { path: path.clone(), target: target.clone() };
+            let found = self.look(target)?.ok_or_else(missing)?;
+            if found.file_type() == FileType::Directory {
+                return Err(missing());
+            }
+            let meta = meta_of(&found, target)?;
+            self.counts.owner(meta.uid, meta.gid);
+            self.counts.size_bytes += u64::try_from(found.stat.st_size).unwrap_or(0);
+            keeping_times(&from, target, || copy_up(&found, &from, target, &meta))?;
+        }
+        keeping_times(&to, path, || writer::hard_link(&mut self.dirs, path, target)).map(|_| ())
+    }
+}
+
+/// Whether an opaque directory of this layer lies at or above `path`.
+pub(super) fn hidden(opaque: &HashSet<EntryPath>, path: &EntryPath) -> bool {
+    if opaque.is_empty() {
+        return false;
+    }
+    let mut at = Some(path.clone());
+    while let Some(path) = at {
+        if opaque.contains(&path) {
+            return true;
+        }
+        at = path.parent();
+    }
+    false
+}
+
+fn root_of(top: &OwnedFd, path: &EntryPath) -> Result<Found, UnpackError> {
+    let fd = top.try_clone().on(path, "dup(dir)")?;
+    let stat = rustix::fs::fstat(&fd).on(path, "fstat(dir)")?;
+    Ok(Found { path: PathBuf::new(), layer: 0, fd, stat })
+}
+
+fn default_directory() -> Meta {
+    Meta { mode: 0o755, ..Meta::default() }
+}
+
+fn exists(dir: &OwnedFd, path: &EntryPath) -> Result<bool, UnpackError> {
+    let name = path.file_name().unwrap_or_default();
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).on(path, format_args!("fstatat(dir, {name:?})")),
+    }
+}
+
+/// Changes the contents of a directory whose attributes are final.
+fn keeping_times<T>(
+    dir: &OwnedFd,
+    path: &EntryPath,
+    change: impl FnOnce() -> Result<T, UnpackError>,
+) -> Result<T, UnpackError> {
+    let before = rustix::fs::fstat(dir).on(path, "fstat(dir)")?;
+    let result = change()?;
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: before.st_atime, tv_nsec: before.st_atime_nsec.cast_signed() },
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec.cast_signed() },
+    };
+    rustix::fs::futimens(dir, &times).on(path, "futimens(dir)")?;
+    Ok(result)
+}
+
+/// The attributes of what the layers below have.
+fn meta_of(found: &Found, path: &EntryPath) -> Result<Meta, UnpackError> {
+    let Stat { st_uid, st_gid, st_mode, st_mtime, st_mtime_nsec, .. } = found.stat;
+    let nanoseconds = u32::try_from(st_mtime_nsec).unwrap_or(0);
+    Ok(Meta {
+        uid: st_uid,
+        gid: st_gid,
+        mode: st_mode & 0o7777,
+        mtime: Timestamp { seconds: st_mtime, nanoseconds },
+        atime: None,
+        xattrs: xattrs_of(found, path)?,
+    })
+}
+
+/// By way of /proc, because an O_PATH descriptor itself does not give them. The magic link leads to the file itself,
+/// a symbolic link included.
+fn xattrs_of(found: &Found, path: &EntryPath) -> Result<Xattrs, UnpackError> {
+    let node = format!("/proc/self/fd/{}", found.fd.as_raw_fd());
+    let mut names = vec![0u8; XATTR_LIST_MAX];
+    let length = match rustix::fs::listxattr(&node, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(errno) => return Err(errno).on(path, "listxattr(fd)"),
+    };
+    let mut xattrs = Xattrs::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        // overlayfs's own marks belong to the layer that has them.
+        if name.starts_with(OPAQUE_XATTR.rsplit_once('.').map_or(b"", |(prefix, _)| prefix.as_bytes())) {
+            continue;
+        }
+        let shown = OsStr::from_bytes(name);
+        let mut value = vec![0u8; XATTR_LIST_MAX];
+        let length = rustix::fs::getxattr(&node, shown, &mut value[..])
+            .on(path, format_args!("getxattr(fd, {shown:?})"))?;
+        value.truncate(length);
+        xattrs.insert(name.into(), value.into());
+    }
+    Ok(xattrs)
+}
+
+/// A non-directory of the layers below as an entry of this one.
+fn copy_up(found: &Found, dir: &OwnedFd, path: &EntryPath, meta: &Meta) -> Result<(), UnpackError> {
+    let name = path.file_name().unwrap_or_default();
+    let defaults = Defaults::of_this_process();
+    let mode = attributes::mode(meta.mode & 0o777);
+    match found.file_type() {
+        FileType::RegularFile => {
+            // Opened anew by its descriptor: O_PATH cannot be read. Leads nowhere else.
+            let source = format!("/proc/self/fd/{}", found.fd.as_raw_fd());
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let source =
+                rustix::fs::openat(CWD, source, flags, Mode::empty()).on(path, "open(lower file)")?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let copy = rustix::fs::openat(dir, name, flags, mode)
+                .on(path, format_args!("openat(dir, {name:?}, O_CREAT|O_EXCL)"))?;
+            // Shared blocks where the file system can.
+            if rustix::fs::ioctl_ficlone(&copy, &source).is_err() {
+                let mut copy = File::from(copy.try_clone().on(path, "dup(fd)")?);
+                std::io::copy(&mut File::from(source), &mut copy)
+                    .on(path, "copy_file_range(lower file, fd)")?;
+            }
+            attributes::apply(copy.as_fd(), path, meta, Some(defaults))
+        }
+        FileType::Symlink => {
+            let target =
+                rustix::fs::readlinkat(&found.fd, "", Vec::new()).on(path, "readlinkat(lower link)")?;
+            rustix::fs::symlinkat(&target, dir, name)
+                .on(path, format_args!("symlinkat({target:?}, dir, {name:?})"))?;
+            attributes::apply_at(dir, name, path, meta, true, defaults)
+        }
+        file_type => {
+            rustix::fs::mknodat(dir, name, file_type, mode, found.stat.st_rdev)
+                .on(path, format_args!("mknodat(dir, {name:?}, {file_type:?})"))?;
+            attributes::apply_at(dir, name, path, meta, false, defaults)
+        }
+    }
+}
+
+fn kind_name(file_type: FileType) -> &'static str {
+    match file_type {
+        FileType::RegularFile => "file",
+        FileType::Symlink => "symbolic link",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+        _ => "non-directory",
+    }
+}

@@ -1,0 +1,302 @@
+//! Entries to files.
+//!
+//! What stands where is decided by [`Tracker`]; this makes it. Directories get their owner, mode, attributes and
+//! times when everything below them stands: until then they are plain, so that neither a set-group-id bit nor a
+//! default ACL of the image changes what is made inside, and making it does not change their times.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, Read, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use plywood_image::layer::{DiffEntry, EntryPath, Marks, Meta, Node, NodeKind, Step, Tracker};
+use plywood_image::tar::{Data, Device, Reader, SparseMap};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::attributes::{self, Defaults};
+use super::dirs::Dirs;
+use super::error::{OnEntry, UnpackError};
+use super::stream::Failure;
+
+pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+
+/// Writes one layer.
+pub(super) struct Writer<'a> {
+    dirs: Dirs<'a>,
+    tracker: Tracker,
+    /// Attributes of the directories that have an entry.
+    directories: HashMap<EntryPath, Meta>,
+    links: Vec<LowerLink>,
+    defaults: Defaults,
+    counts: Counts,
+}
+
+/// A hard link into the layers below: made when those are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LowerLink {
+    pub(crate) path: EntryPath,
+    pub(crate) target: EntryPath,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) size_bytes: u64,
+    pub(crate) entries: u64,
+    pub(crate) max_uid: u32,
+    pub(crate) max_gid: u32,
+}
+
+impl Counts {
+    pub(crate) fn owner(&mut self, uid: u32, gid: u32) {
+        self.max_uid = self.max_uid.max(uid);
+        self.max_gid = self.max_gid.max(gid);
+    }
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>) -> Self {
+        Self {
+            dirs: Dirs::new(root),
+            tracker: Tracker::new(),
+            directories: HashMap::new(),
+            links: Vec::new(),
+            defaults: Defaults::of_this_process(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Whether this layer has made something at `path`.
+    pub(super) fn contains(&self, path: &EntryPath) -> bool {
+        self.tracker.contains(path)
+    }
+
+    /// Takes the next entry; a file's data comes from `reader`.
+    pub(super) fn add<R: Read>(
+        &mut self,
+        mut entry: DiffEntry,
+        reader: &mut Reader<R>,
+        failure: &Failure,
+    ) -> Result<(), UnpackError> {
+        if let DiffEntry::Node(node) = &mut entry
+            && let NodeKind::HardLink { target } = &node.kind
+            && !self.tracker.contains(target)
+        {
+            let target = target.clone();
+            return self.link_below(node, target);
+        }
+        let step = self.tracker.add(&entry).map_err(UnpackError::Rule)?;
+        let DiffEntry::Node(node) = entry else { return Ok(()) };
+        self.prepare(&node.path, &step)?;
+        self.counts.owner(node.meta.uid, node.meta.gid);
+        match node.kind {
+            NodeKind::Directory => {
+                if step != Step::Update {
+                    self.make_directory(&node.path)?;
+                }
+                self.directories.insert(node.path, node.meta);
+                Ok(())
+            }
+            NodeKind::File { size, ref sparse } => {
+                self.make_file(&node, size, sparse.as_ref(), reader.data(), failure)
+            }
+            NodeKind::HardLink { ref target } => self.link(&node.path, target),
+            _ => self.make_special(&node),
+        }
+    }
+
+    /// Makes room, and the directories above.
+    fn prepare(&mut self, path: &EntryPath, step: &Step) -> Result<(), UnpackError> {
+        match step {
+            Step::Create { parents } => {
+                for parent in parents {
+                    self.make_directory(parent)?;
+                }
+                self.counts.entries += 1 + parents.len() as u64;
+            }
+            Step::Replace => self.remove(path)?,
+            Step::Update | Step::Later => {}
+        }
+        Ok(())
+    }
+
+    /// Takes away a non-directory, an empty directory, or a link that waits for the layers below.
+    fn remove(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
+        self.links.retain(|link| link.path != *path);
+        let dir = self.dirs.parent(path)?;
+        let name = path.file_name().unwrap_or_default();
+        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                self.dirs.forget(path);
+                self.directories.remove(path);
+                rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)
+                    .on(path, format_args!("unlinkat(dir, {name:?}, AT_REMOVEDIR)"))
+            }
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).on(path, format_args!("unlinkat(dir, {name:?})")),
+        }
+    }
+
+    fn make_directory(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
+        let dir = self.dirs.parent(path)?;
+        let name = path.file_name().unwrap_or_default();
+        rustix::fs::mkdirat(&dir, name, Mode::RWXU).on(path, format_args!("mkdirat(dir, {name:?})"))
+    }
+
+    fn make_file<R: Read>(
+        &mut self,
+        node: &Node,
+        size: u64,
+        sparse: Option<&SparseMap>,
+        mut data: Data<'_, R>,
+        failure: &Failure,
+    ) -> Result<(), UnpackError> {
+        let Node { path, meta, .. } = node;
+        let dir = self.dirs.parent(path)?;
+        let name = path.file_name().unwrap_or_default();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&dir, name, flags, attributes::mode(meta.mode & 0o777))
+            .on(path, format_args!("openat(dir, {name:?}, O_CREAT|O_EXCL)"))?;
+        let mut file = std::fs::File::from(fd);
+        match sparse {
+            None => copy(&mut data, &mut file, u64::MAX, path, failure)?,
+            Some(map) => {
+                for segment in map.segments() {
+                    file.seek(SeekFrom::Start(segment.offset)).on(path, "lseek(fd)")?;
+                    copy(&mut data, &mut file, segment.length, path, failure)?;
+                }
+                file.set_len(size).on(path, format_args!("ftruncate(fd, {size})"))?;
+            }
+        }
+        self.counts.size_bytes += size;
+        attributes::apply(&file, path, meta, Some(self.defaults))
+    }
+
+    fn make_special(&mut self, node: &Node) -> Result<(), UnpackError> {
+        let Node { path, kind, meta } = node;
+        let dir = self.dirs.parent(path)?;
+        let name = path.file_name().unwrap_or_default();
+        let mode = attributes::mode(meta.mode & 0o777);
+        let make = |file_type, device: Device| {
+            let device = rustix::fs::makedev(device.major, device.minor);
+            rustix::fs::mknodat(&dir, name, file_type, mode, device)
+                .on(path, format_args!("mknodat(dir, {name:?}, {file_type:?})"))
+        };
+        match kind {
+            NodeKind::Symlink { target } => rustix::fs::symlinkat(target.as_slice(), &dir, name)
+                .on(path, format_args!("symlinkat(\"{}\", dir, {name:?})", target.escape_ascii()))?,
+            NodeKind::CharDevice(device) => make(FileType::CharacterDevice, *device)?,
+            NodeKind::BlockDevice(device) => make(FileType::BlockDevice, *device)?,
+            NodeKind::Fifo => make(FileType::Fifo, Device::default())?,
+            NodeKind::Directory | NodeKind::File { .. } | NodeKind::HardLink { .. } => {}
+        }
+        let is_link = matches!(kind, NodeKind::Symlink { .. });
+        attributes::apply_at(&dir, name, path, meta, is_link, self.defaults)
+    }
+
+    fn link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
+        match hard_link(&mut self.dirs, path, target)? {
+            true => Ok(()),
+            // The target is itself a link into the layers below.
+            false => {
+                self.links.push(LowerLink { path: path.clone(), target: target.clone() });
+                Ok(())
+            }
+        }
+    }
+
+    /// A hard link whose target this layer does not have. The image specification speaks only of links within a
+    /// layer, but builders exist that make others, and containerd and umoci take them. Like them, and like
+    /// overlayfs, both names end up in this layer, as one file.
+    fn link_below(&mut self, node: &Node, target: EntryPath) -> Result<(), UnpackError> {
+        for path in [&target, &node.path] {
+            let kind = NodeKind::File { size: 0, sparse: None };
+            let stand_in = DiffEntry::Node(Node { path: path.clone(), kind, meta: Meta::default() });
+            let step = self.tracker.add(&stand_in).map_err(UnpackError::Rule)?;
+            self.prepare(path, &step)?;
+        }
+        self.links.push(LowerLink { path: node.path.clone(), target });
+        Ok(())
+    }
+
+    /// The archive is complete: whiteouts, opaque marks, and the attributes of directories.
+    pub(super) fn finish(mut self) -> Result<(Marks, Vec<LowerLink>, Counts), UnpackError> {
+        let marks = std::mem::take(&mut self.tracker).finish().map_err(UnpackError::Rule)?;
+        for path in &marks.parents {
+            self.make_directory(path)?;
+        }
+        for path in &marks.whiteouts {
+            whiteout(&mut self.dirs, path)?;
+        }
+        for path in marks.opaque.iter().filter(|path| !path.is_root()) {
+            let dir = self.dirs.get(path)?;
+            opaque(&dir, path)?;
+        }
+        self.counts.entries += (marks.parents.len() + marks.whiteouts.len()) as u64;
+        for (path, meta) in &self.directories {
+            let dir = self.dirs.get(path)?;
+            attributes::apply(&dir, path, meta, None)?;
+        }
+        Ok((marks, self.links, self.counts))
+    }
+}
+
+/// Links `path` to `target`, another entry of this layer. False if that is not there.
+pub(super) fn hard_link(
+    dirs: &mut Dirs<'_>,
+    path: &EntryPath,
+    target: &EntryPath,
+) -> Result<bool, UnpackError> {
+    let from = dirs.parent(target)?;
+    let to = dirs.parent(path)?;
+    let (from_name, to_name) = (target.file_name().unwrap_or_default(), path.file_name().unwrap_or_default());
+    // Without AT_SYMLINK_FOLLOW: a link to a symbolic link is another name of that.
+    match rustix::fs::linkat(&from, from_name, &to, to_name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno).on(path, format_args!("linkat(dir, {from_name:?}, dir, {to_name:?})")),
+    }
+}
+
+/// Makes overlayfs's mark of a removed name.
+pub(super) fn whiteout(dirs: &mut Dirs<'_>, path: &EntryPath) -> Result<(), UnpackError> {
+    let dir = dirs.parent(path)?;
+    let name = path.file_name().unwrap_or_default();
+    rustix::fs::mknodat(dir.as_fd(), name, FileType::CharacterDevice, Mode::empty(), 0)
+        .on(path, format_args!("mknodat(dir, {name:?}, S_IFCHR, makedev(0, 0))"))
+}
+
+/// Makes overlayfs's mark of a directory that hides those below.
+pub(super) fn opaque(dir: impl std::os::fd::AsFd, path: &EntryPath) -> Result<(), UnpackError> {
+    rustix::fs::fsetxattr(dir, OPAQUE_XATTR, b"y", XattrFlags::empty())
+        .on(path, format_args!("fsetxattr(fd, {OPAQUE_XATTR:?}, \"y\")"))
+}
+
+/// Up to `limit` bytes of an entry's data, straight from the reader's buffer.
+fn copy<R: Read>(
+    data: &mut Data<'_, R>,
+    file: &mut std::fs::File,
+    limit: u64,
+    path: &EntryPath,
+    failure: &Failure,
+) -> Result<(), UnpackError> {
+    let mut left = limit;
+    while left > 0 {
+        let bytes = data.fill_buf().map_err(|error| from_data(error, failure))?;
+        let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if count == 0 {
+            break;
+        }
+        file.write_all(&bytes[..count]).on(path, format_args!("write(fd, {count} bytes)"))?;
+        data.consume(count);
+        left -= count as u64;
+    }
+    Ok(())
+}
+
+fn from_data(error: io::Error, failure: &Failure) -> UnpackError {
+    failure.or(|| match error.downcast() {
+        Ok(error) => UnpackError::Tar(error),
+        Err(error) => UnpackError::Stream(error),
+    })
+}
