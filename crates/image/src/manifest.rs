@@ -316,14 +316,17 @@ fn index(wire: wire::Document, media_type: MediaType) -> Result<Index, ManifestE
             limit: limits::INDEX_ENTRIES as u64,
         });
     }
-    let entries = manifests.into_iter().enumerate();
+    let entry = |(i, wire): (usize, wire::Descriptor)| {
+        // Other things than manifests may be listed and are passed over later, however large.
+        let limit = match MediaType::parse(&wire.media_type) {
+            Some(_) => limits::MANIFEST_BYTES,
+            None => limits::LAYER_BLOB_BYTES,
+        };
+        descriptor(wire, limit, || format!("manifest {i} of the index"))
+    };
     Ok(Index {
         media_type,
-        manifests: entries
-            .map(|(i, wire)| {
-                descriptor(wire, limits::MANIFEST_BYTES, || format!("manifest {i} of the index"))
-            })
-            .collect::<Result<_, _>>()?,
+        manifests: manifests.into_iter().enumerate().map(entry).collect::<Result<_, _>>()?,
         annotations: wire.annotations.unwrap_or_default(),
     })
 }

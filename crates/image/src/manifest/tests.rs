@@ -168,6 +168,13 @@ fn what_is_no_image_is_refused_by_name() {
 }
 
 #[test]
+fn an_index_may_list_large_things_that_are_no_manifests() {
+    let mut blob = blob("application/octet-stream");
+    blob["size"] = json!(5 << 20);
+    assert!(read(&json!({"schemaVersion": 2, "manifests": [blob]}), None).is_ok());
+}
+
+#[test]
 fn sizes_are_bounded() {
     let bytes = vec![b' '; limits::MANIFEST_BYTES as usize + 1];
     assert!(parse(&bytes, None).unwrap_err().to_string().contains("limit is 4194304"));
