@@ -317,10 +317,13 @@ impl CancelHandle {
 }
 
 impl LauncherConfig {
-    /// The measured defaults: two launcher threads and eight runtimes starting for each processor.
+    /// The measured defaults: as many launcher threads as processors, two to eight, and eight runtimes starting for
+    /// each processor. More of either made no burst shorter (`benches/launch.rs`, two processors); more runtimes at
+    /// once only make every single launch slower.
     pub fn new(runtime: Runtime, directories: RunDirectories, mode: RunMode) -> LauncherConfig {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        LauncherConfig { runtime, directories, mode, threads: 2, starting: 8 * processors, keep: Vec::new() }
+        let threads = processors.clamp(2, 8);
+        LauncherConfig { runtime, directories, mode, threads, starting: 8 * processors, keep: Vec::new() }
     }
 }
 

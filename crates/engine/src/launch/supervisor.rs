@@ -253,8 +253,6 @@ impl Supervisor {
             Phase::Deleting(mut runtime, event) => match runtime.ended() {
                 None => Phase::Deleting(runtime, event),
                 Some(_) => {
-                    // The runtime forgets a container only once its groups are gone; ours is the last word.
-                    self.remove_groups(&container.id);
                     return self.done(&container.id, event);
                 }
             },
@@ -308,20 +306,18 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::error!(%error, id, "deleting a container");
-                self.remove_groups(id);
                 self.done(id, event);
                 None
             }
         }
     }
 
-    fn remove_groups(&self, id: &str) {
+    /// The runtime has let go of a container. Its groups are gone by now; if the runtime could not remove them, or was
+    /// killed, ours is the last word.
+    fn done(&self, id: &str, event: Event) {
         if let Err(error) = self.cgroups.remove(id) {
             tracing::error!(%error, id, "removing a container's control groups");
         }
-    }
-
-    fn done(&self, id: &str, event: Event) {
         self.inbox.remove(id);
         self.shared.ended();
         self.send(event);

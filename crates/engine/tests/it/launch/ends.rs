@@ -1,7 +1,7 @@
 //! How containers end, and that nothing of them stays.
 
 use plywood_engine::launch::{Event, Launch, LaunchError};
-use plywood_engine::runtime::{FailureKind, RunMode};
+use plywood_engine::runtime::{ExecRequest, FailureKind, RunMode, Status};
 
 use super::support::{Host, chain, command, shell};
 
@@ -136,6 +136,33 @@ fn root_a_detached_container_outlives_its_launcher() {
     host.cgroups.remove(&id).unwrap();
     assert_eq!(host.cgroups.directories(&id).len(), 0);
     assert_eq!(host.runtime.ids().unwrap().len(), 0);
+}
+
+#[test]
+fn root_another_process_joins_a_running_container() {
+    let host = Host::new();
+    let (launcher, events) = host.launcher(RunMode::Detached);
+    let (id, range, launch) = host.launch(command(&["sleep", "60"]));
+    launcher.submit(launch);
+    assert!(matches!(events.recv().unwrap(), Event::Started { .. }));
+    assert_eq!(host.runtime.state(&id).unwrap().status, Status::Running);
+    let exec = |script: &str, user| {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let request = ExecRequest { argv, env: vec!["X=y".to_owned()], cwd: Some("/tmp".to_owned()), user };
+        host.runtime.exec_command(&id, &request).output().unwrap()
+    };
+    let output = exec("cat /proc/self/uid_map; echo $X; pwd; hostname; id -u; exit 5", Some((12, 34)));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let start = range.start.to_string();
+    assert_eq!(words, ["0", start.as_str(), "65536", "y", "/tmp", "box", "12"]);
+    assert_eq!(output.status.code(), Some(5));
+
+    launcher.cancel_handle().cancel();
+    launcher.finish().unwrap();
+    assert!(matches!(events.recv().unwrap(), Event::Exited { code: 137, .. }));
+    host.assert_nothing_left(&id);
+    assert!(host.runtime.state(&id).unwrap_err().to_string().contains("does not exist"));
 }
 
 #[test]
