@@ -18,6 +18,7 @@ mod proc;
 mod registry;
 mod setup;
 mod test;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Task {
         /// Run only the tests whose name contains this
         filter: Option<String>,
     },
+    /// Boot other kernels under emulation and run every mechanism in them
+    Vm(vm::Options),
     /// Everything a landing is checked for: format, lints, dependencies, tests, docs
     Ci,
     /// Run the benchmarks one after the other and print one table
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::LargeImage { out } => image::large_image(out).map(drop),
         Task::Demo => demo::run(),
         Task::Test { no_root, filter } => test::run(no_root, filter.as_deref()),
+        Task::Vm(options) => vm::run(&options),
         Task::Ci => ci::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
     };

@@ -25,6 +25,7 @@ const PROGRAMS: &[Program] = &[
     program("tar", "tar", "writes the layers of the demo image"),
     program("gzip", "gzip", "unpacked by tests that compare with plywood"),
     program("unshare", "util-linux", "mounts made while building images stay private"),
+    program("mount", "mount", "binds /proc for apt while images are built"),
     program("setpriv", "util-linux", "ends the local registry with the task that started it"),
     program("runc", "runc", "runs the containers"),
     program("skopeo", "skopeo", "pushes images to the local registry, inspects them"),
@@ -34,27 +35,61 @@ const PROGRAMS: &[Program] = &[
     program("busybox", "busybox-static", "a root file system of one file, for tests of the launch path"),
 ];
 
+/// What only `cargo xtask vm` starts; nobody who wants to see the demo should have to download an emulator.
+const VM_PROGRAMS: &[Program] = &[
+    program("qemu-system-x86_64", "qemu-system-x86", "emulates the machine other kernels run on"),
+    program("busybox", "busybox-static", "finds the guest's disk and starts the guest program"),
+    program("cpio", "cpio", "packs the guest's initramfs"),
+    program("depmod", "kmod", "finds what kernel modules depend on"),
+    program("xz", "xz-utils", "decompresses kernel modules"),
+    program("zstd", "zstd", "decompresses kernel modules"),
+    program("mke2fs", "e2fsprogs", "makes the guest's disk"),
+    program("strip", "binutils", "leaves debug information out of the guest's disk"),
+    program("setpriv", "util-linux", "ends the machine with the task that started it"),
+];
+
 /// `cargo xtask setup`.
 pub(crate) fn run() -> Result<()> {
     step("Check the programs plywood is built, tested and shown with", || {
-        for p in PROGRAMS {
+        for p in PROGRAMS.iter().chain(VM_PROGRAMS) {
             let state = if find_program(p.name).is_some() { "found" } else { "missing" };
             say(format!("{:16} {state:8} {}", p.name, p.why));
         }
         Ok(())
     })?;
-    ensure()
+    ensure()?;
+    ensure_for_vm()
 }
 
 /// Installs what is missing; says nothing much when nothing is.
 pub(crate) fn ensure() -> Result<()> {
-    let missing: Vec<&Program> = PROGRAMS.iter().filter(|p| find_program(p.name).is_none()).collect();
+    ensure_all(PROGRAMS, "Set-up")
+}
+
+/// The same for virtual machines.
+pub(crate) fn ensure_for_vm() -> Result<()> {
+    ensure_all(VM_PROGRAMS, "Set-up for virtual machines")
+}
+
+fn ensure_all(programs: &[Program], what: &str) -> Result<()> {
+    let missing: Vec<&Program> = programs.iter().filter(|p| find_program(p.name).is_none()).collect();
     if missing.is_empty() {
-        println!("==> Set-up: all {} programs are there", PROGRAMS.len());
+        println!("==> {what}: all {} programs are there", programs.len());
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|p| p.name).collect();
-    step(&format!("Set-up: install {}", names.join(", ")), || install(&packages(&missing)))
+    step(&format!("{what}: install {}", names.join(", ")), || {
+        install(&packages(&missing))?;
+        match missing.iter().find(|p| find_program(p.name).is_none()) {
+            Some(p) => bail!(
+                "{} is installed and yet there is no {}; try: apt-get install --reinstall {}",
+                p.package,
+                p.name,
+                p.package
+            ),
+            None => Ok(()),
+        }
+    })
 }
 
 /// The Debian packages that bring these programs, each once.
@@ -101,11 +136,13 @@ mod tests {
 
     #[test]
     fn programs_are_listed_once_and_say_why() {
-        let mut names: Vec<_> = PROGRAMS.iter().map(|p| p.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), PROGRAMS.len());
-        assert!(PROGRAMS.iter().all(|p| !p.why.is_empty() && !p.package.is_empty()));
+        for programs in [PROGRAMS, VM_PROGRAMS] {
+            let mut names: Vec<_> = programs.iter().map(|p| p.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), programs.len());
+            assert!(programs.iter().all(|p| !p.why.is_empty() && !p.package.is_empty()));
+        }
     }
 
     #[test]
