@@ -1,3 +1,37 @@
-//! The plywood command.
+//! The `plywood` command: argument parsing, wiring, progress and tables.
+//!
+//! It decides nothing about mounts and nothing about the store: it joins `plywood-store` (which knows
+//! images) with `plywood-engine` (which knows root file systems), and says what happened.
+
 #![forbid(unsafe_code)]
-fn main() {}
+#![allow(unreachable_pub, reason = "a binary exports nothing; here `pub` means: for other modules")]
+
+mod args;
+mod commands;
+mod context;
+mod output;
+mod progress;
+mod remedy;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("PLYWOOD_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    let json = cli.global.json;
+    let outcome = commands::run(cli);
+    match outcome {
+        Ok(code) => code,
+        Err(error) => remedy::report(&error, json),
+    }
+}

@@ -88,6 +88,8 @@ pub struct NewContainer {
     pub mechanism: String,
     /// `flat` or `layers`.
     pub lower: String,
+    /// The OCI runtime that runs it: the program's absolute path.
+    pub runtime: String,
     /// Whether it goes when its process ends.
     pub auto_remove: bool,
 }
@@ -111,6 +113,8 @@ pub struct Container {
     pub mechanism: String,
     /// `flat` or `layers`.
     pub lower: String,
+    /// The OCI runtime that runs it: the program's absolute path.
+    pub runtime: String,
     /// Whether it goes when its process ends.
     pub auto_remove: bool,
     /// Where it is in its life.
@@ -172,8 +176,8 @@ impl Store {
             let now = now_ms();
             let mut insert = transaction.prepare_cached(
                 "INSERT INTO containers (id, name, image, image_name, command, bundle, mechanism, lower,
-                 auto_remove, state, supervisor, created_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'created', ?10, ?11)",
+                 runtime, auto_remove, state, supervisor, created_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'created', ?11, ?12)",
             )?;
             for new in new {
                 if let Some(name) = &new.name
@@ -190,6 +194,7 @@ impl Store {
                     new.bundle.to_string_lossy(),
                     new.mechanism,
                     new.lower,
+                    new.runtime,
                     new.auto_remove,
                     supervisor,
                     now,
@@ -366,6 +371,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Container> {
         bundle: PathBuf::from(row.get::<_, String>("bundle")?),
         mechanism: row.get("mechanism")?,
         lower: row.get("lower")?,
+        runtime: row.get("runtime")?,
         auto_remove: row.get("auto_remove")?,
         state: parsed(row, "state")?,
         supervisor: parsed(row, "supervisor")?,

@@ -95,6 +95,7 @@ CREATE TABLE containers (
     bundle      TEXT NOT NULL,
     mechanism   TEXT NOT NULL,
     lower       TEXT NOT NULL,
+    runtime     TEXT NOT NULL,
     auto_remove INTEGER NOT NULL,
     state       TEXT NOT NULL CHECK (state IN ('created', 'running', 'exited')),
     supervisor  TEXT NOT NULL,

@@ -1,0 +1,119 @@
+//! What the container commands share: the runtime of a container, ending it, taking away what is left of it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use plywood_engine::cgroup::Cgroups;
+use plywood_engine::launch::remove_bundle;
+use plywood_engine::runtime::{self, Runtime};
+use plywood_store::{Container, ContainerState, Snapshot, Store};
+
+use crate::context::Context;
+
+/// How often the end of a container is looked for.
+const POLL: Duration = Duration::from_millis(20);
+/// How long its supervisor may take to record the end of a container.
+const RECORDING: Duration = Duration::from_secs(10);
+
+/// The file a detached container writes to.
+pub fn log_path(snapshot: &Snapshot) -> PathBuf {
+    snapshot.path.join("output.log")
+}
+
+/// The runtime that runs this container.
+pub fn runtime_of(context: &Context, container: &Container) -> anyhow::Result<Runtime> {
+    let layout = Cgroups::detect()?.layout();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Ok(runtime::find(Some(&container.runtime), &path, layout, &context.directories().run)?)
+}
+
+/// Whether its first process still runs.
+pub fn is_alive(container: &Container) -> bool {
+    container.process.as_ref().is_some_and(|process| process.is_alive().unwrap_or(false))
+}
+
+/// Ends a container: `signal`, then after `patience` KILL. Its supervisor records the end; without one, we do.
+pub fn end(
+    context: &Context,
+    store: &Store,
+    container: &Container,
+    signal: &str,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    if !is_alive(container) {
+        return settle(context, store, container);
+    }
+    let runtime = runtime_of(context, container)?;
+    for (signal, patience) in [(signal, patience), ("KILL", RECORDING)] {
+        if let Err(error) = runtime.kill(container.id.as_str(), signal)
+            && is_alive(container)
+        {
+            return Err(error).with_context(|| format!("stopping container {}", container.id.short()));
+        }
+        let until = Instant::now() + patience;
+        while is_alive(container) && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+        if !is_alive(container) {
+            return settle(context, store, container);
+        }
+    }
+    anyhow::bail!("container {} does not end, even after KILL", container.id.short())
+}
+
+/// Waits until the end of a container is recorded; without a supervisor, takes it down and records it.
+fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Result<()> {
+    let until = Instant::now() + RECORDING;
+    while container.supervisor.is_alive().unwrap_or(false) && Instant::now() < until {
+        match store.find_container(container.id.as_str()) {
+            Ok(now) if now.state == ContainerState::Exited => return Ok(()),
+            // One that removes itself is gone.
+            Err(plywood_store::containers::ContainerError::NotFound(_)) => return Ok(()),
+            Ok(_) => std::thread::sleep(POLL),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    take_down(context, container)?;
+    match store.container_exited(&container.id, None) {
+        Ok(()) | Err(plywood_store::containers::ContainerError::NotFound(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes what the runtime keeps of a container whose supervisor is gone: processes, control groups, state.
+fn take_down(context: &Context, container: &Container) -> anyhow::Result<()> {
+    let cgroups = Cgroups::detect()?;
+    match runtime_of(context, container) {
+        Ok(runtime) => runtime.delete(container.id.as_str(), true)?,
+        // Without its runtime nothing of it can be asked; its control groups can still go once it has ended.
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "the runtime's own record stays"),
+    }
+    cgroups.remove(container.id.as_str())?;
+    let in_use = cgroups.in_use()?;
+    cgroups.remove_parent(&in_use)?;
+    Ok(())
+}
+
+/// Removes a container that has ended, and everything it left.
+pub fn remove(context: &Context, store: &Store, container: &Container) -> anyhow::Result<()> {
+    if !container.supervisor.is_alive().unwrap_or(false) {
+        take_down(context, container)?;
+    }
+    remove_bundle(&context.directories(), container.id.as_str())?;
+    store.remove_container(&container.id)?;
+    Ok(())
+}
+
+/// Takes away what commands that were killed have left: containers nobody waits for any more and nobody may keep.
+pub fn tidy(context: &Context, store: &Store) -> anyhow::Result<()> {
+    for container in store.containers()? {
+        if container.auto_remove && !container.supervisor.is_alive().unwrap_or(true) {
+            tracing::info!(container = container.id.short(), "removing what a killed command left");
+            remove(context, store, &container).with_context(|| {
+                format!("removing container {}, left by a killed command", container.id.short())
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! `plywood explain`: the plan of a launch before anything is done.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use plywood_engine::capabilities::Capabilities;
+use plywood_engine::idrange::{self, EtcFiles, IdPool};
+use plywood_engine::mechanism::Choice;
+use plywood_engine::plan::{self, Request};
+use plywood_engine::predict::Comparison;
+use serde_json::json;
+
+use super::run::{assembly_choice, lower_names, pick_lower};
+use crate::args::Explain;
+use crate::context::Context;
+use crate::output;
+
+/// Shows the plan for one container of an image, and what launching it costs in mount operations.
+pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
+    let (mechanism, lower) = assembly_choice(&args.assembly)?;
+    let store = context.store()?;
+    let pins = store.pins()?;
+    let image = store.use_image(&pins, &args.image)?;
+    let capabilities = Capabilities::probe(store.root().path())?;
+    let source = pick_lower(context, &store, &pins, &image, lower)?;
+    let lowers = lower_names(&store, &image, source)?;
+    let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.assembly.id_range_length)?;
+    // An example: the first range of the pool, whoever may have it at the moment.
+    let lease = idrange::allocate(&pool, &[], 1)?.remove(0);
+    let snapshot = store.root().path().join("snapshots/N");
+    let scratch = context.directories().run.join("scratch/ID");
+    let mut request =
+        Request::new(lowers, lease.idmap(), snapshot.join("fs"), snapshot.join("work"), scratch);
+    request.choice = mechanism.map_or(Choice::Auto, Choice::Forced);
+    let plan = plan::plan(&request, &capabilities)?;
+    let comparison = Comparison::new(plan.mechanism, plan.layers, image.layers.len());
+    if context.json {
+        let calls: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+        output::json(&json!({
+            "image": image.names,
+            "image_layers": image.layers.len(),
+            "mechanism": plan.mechanism,
+            "lower": plan.source,
+            "overlay_layers": plan.layers,
+            "passed_over": plan.passed_over.iter().map(|(mechanism, reason)| json!({ "mechanism": mechanism, "reason": reason })).collect::<Vec<_>>(),
+            "calls": calls,
+            "mount_ops": plan.mount_ops(),
+            "lock_work": plan.lock_work(),
+            "predictions": comparison.rows,
+        }))?;
+    } else {
+        let name = image.names.first().map_or(args.image.as_str(), String::as_str);
+        output::text_out(&format!("{name}: {} layers\n\n{plan}\n\n{comparison}\n", image.layers.len()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,213 @@
+//! What `pull`, `import` and `run` share: bringing an image in, with progress, and merging it into a flat tree.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use plywood_image::{Platform, Reference};
+use plywood_store::transfer::{AuthFiles, Cancel, Event, FetchRequest, RegistryOptions, Source, fetch_image};
+use plywood_store::{BuildFlat, Flat, FlatOptions, Image, Pins, Store};
+use serde_json::json;
+
+use crate::args::{FetchArgs, RegistryArgs};
+use crate::context::Context;
+use crate::output;
+use crate::progress::Progress;
+use crate::remedy::Usage;
+
+/// How often a request to stop is looked for.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Pulls from a registry.
+pub fn pull(
+    context: &Context,
+    store: &Store,
+    pins: &Pins,
+    name: &str,
+    fetch: &FetchArgs,
+    registry: &RegistryArgs,
+) -> anyhow::Result<Image> {
+    let reference = reference(name)?;
+    let mut options = RegistryOptions { plain_http: registry.plain_http, ..RegistryOptions::default() };
+    options.tls.extra_ca.extend(registry.tls_ca.clone());
+    if let Some(file) = &registry.authfile {
+        options.auth = AuthFiles::only(file.clone());
+    }
+    let mut request = FetchRequest::new(Source::Registry { reference, options: Box::new(options) });
+    request.platform = platform(fetch)?;
+    bring_in(context, store, pins, &request)
+}
+
+/// Imports from a layout directory or an archive.
+pub fn import(
+    context: &Context,
+    store: &Store,
+    pins: &Pins,
+    path: &Path,
+    name: Option<&str>,
+    fetch: &FetchArgs,
+) -> anyhow::Result<Image> {
+    let source =
+        if path.is_dir() { Source::Layout(path.to_owned()) } else { Source::Archive(path.to_owned()) };
+    let mut request = FetchRequest::new(source);
+    request.name = name.map(reference).transpose()?;
+    request.platform = platform(fetch)?;
+    bring_in(context, store, pins, &request)
+}
+
+fn reference(name: &str) -> Result<Reference, Usage> {
+    name.parse().map_err(|error| Usage(format!("`{name}` is no image name: {error}")))
+}
+
+fn platform(fetch: &FetchArgs) -> Result<Platform, Usage> {
+    match &fetch.platform {
+        Some(text) => text.parse().map_err(|error| Usage(format!("--platform {text}: {error}"))),
+        None => Ok(Platform::host()),
+    }
+}
+
+fn bring_in(context: &Context, store: &Store, pins: &Pins, request: &FetchRequest) -> anyhow::Result<Image> {
+    let cancel = Cancel::new();
+    let done = AtomicBool::new(false);
+    let bars = Bars::new(&context.progress);
+    let image = std::thread::scope(|scope| {
+        // A signal handler may only set a flag; this passes it on.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if context.cancel.requested() {
+                    cancel.cancel();
+                }
+                std::thread::park_timeout(POLL);
+            }
+        });
+        let image = fetch_image(store, pins, request, &|event| bars.take(&event), &cancel);
+        done.store(true, Ordering::Relaxed);
+        image
+    });
+    bars.clear();
+    Ok(image?)
+}
+
+/// One bar for the bytes downloaded, one for the bytes unpacked.
+struct Bars<'a> {
+    progress: &'a Progress,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    download: Option<ProgressBar>,
+    unpack: Option<ProgressBar>,
+    downloaded: HashMap<usize, u64>,
+    unpacked: HashMap<usize, u64>,
+    done: usize,
+}
+
+impl<'a> Bars<'a> {
+    fn new(progress: &'a Progress) -> Self {
+        Self { progress, state: Mutex::new(State::default()) }
+    }
+
+    fn take(&self, event: &Event) {
+        // Progress is not worth a panic.
+        let Ok(mut guard) = self.state.lock() else { return };
+        let state = &mut *guard;
+        match event {
+            Event::Resolved { layers, .. } => {
+                let missing = layers.iter().filter(|layer| !layer.present);
+                let total = missing.map(|layer| layer.size).sum();
+                state.done = layers.iter().filter(|layer| layer.present).count();
+                state.download = Some(self.progress.bytes("downloading", total));
+                state.unpack = Some(self.progress.bytes("unpacking", total));
+            }
+            Event::Downloaded { layer, bytes } => {
+                state.downloaded.insert(*layer, *bytes);
+                if let Some(bar) = &state.download {
+                    bar.set_position(state.downloaded.values().sum());
+                }
+            }
+            Event::Unpacked { layer, bytes } => {
+                state.unpacked.insert(*layer, *bytes);
+                if let Some(bar) = &state.unpack {
+                    bar.set_position(state.unpacked.values().sum());
+                }
+            }
+            Event::LayerDone { .. } => {
+                state.done += 1;
+                if let Some(bar) = &state.unpack {
+                    bar.set_message(format!("{} layers", state.done));
+                }
+            }
+            Event::Committing => {
+                if let Some(bar) = &state.unpack {
+                    bar.set_message("making it durable");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn clear(&self) {
+        let Ok(state) = self.state.lock() else { return };
+        for bar in [&state.download, &state.unpack].into_iter().flatten() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Merges the layers into a flat tree now, unless there is nothing to merge or nobody wants it.
+pub fn flatten(
+    context: &Context,
+    store: &Store,
+    pins: &Pins,
+    image: &Image,
+    fetch: &FetchArgs,
+) -> anyhow::Result<Option<Flat>> {
+    let Some(chain_id) = image.chain_id.as_ref().filter(|_| !fetch.no_flat && image.layers.len() > 1) else {
+        return Ok(None);
+    };
+    let bar = context.progress.spinner("flat tree");
+    let progress = |entries: u64| bar.set_message(format!("{entries} entries"));
+    let options = FlatOptions {
+        progress: Some(&progress),
+        cancel: Some(context.cancel.flag()),
+        ..FlatOptions::default()
+    };
+    let built = store.build_flat(pins, chain_id, &image.layer_ids(), options);
+    bar.finish_and_clear();
+    Ok(match built? {
+        BuildFlat::Built(flat) | BuildFlat::Found(flat) => Some(flat),
+        BuildFlat::Busy => None,
+    })
+}
+
+/// What was brought in, as JSON.
+pub fn record(image: &Image, flat: Option<&Flat>) -> serde_json::Value {
+    json!({
+        "id": image.config_digest.to_string(),
+        "manifest_digest": image.manifest_digest.to_string(),
+        "names": image.names,
+        "platform": image.platform,
+        "layers": image.layers.len(),
+        "size_bytes": image.size_bytes(),
+        "flat_entries": flat.map(|flat| flat.entries),
+    })
+}
+
+/// What was brought in, for people.
+pub fn describe(image: &Image, flat: Option<&Flat>) -> String {
+    let flat = match flat {
+        Some(flat) => format!(", flat tree of {} entries", flat.entries),
+        None => String::new(),
+    };
+    format!(
+        "{}\n  {} layers, {}{flat}, {}\n",
+        image.names.first().map_or("<none>", String::as_str),
+        image.layers.len(),
+        output::size(image.size_bytes()),
+        image.config_digest
+    )
+}

@@ -1,0 +1,123 @@
+//! `plywood run`: from an image to running containers.
+//!
+//! ```text
+//! settings ─> image (pulled if missing) ─> assembly ─> crew: ids, records, snapshots ─> launch ─> report
+//!                                   └─> flat tree, in the background, for the next launch
+//! ```
+//! A detached run is the same code in a process of its own ([`detached`]), which stays as the containers' supervisor.
+
+mod assembly;
+mod crew;
+mod detached;
+mod flat;
+mod launch;
+mod program;
+mod report;
+mod settings;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use plywood_engine::cgroup::Cgroups;
+use plywood_engine::runtime;
+use plywood_kernel::MountWatch;
+use plywood_store::{Image, ImageError, Pins, Store};
+
+use crate::args::{PullPolicy, Run};
+use crate::commands::{containers, fetch};
+use crate::context::Context;
+use crate::output;
+
+use assembly::Assembly;
+use crew::Crew;
+use launch::{Outcome, Shared};
+use report::{HostMounts, Report};
+use settings::Settings;
+
+pub use assembly::{assembly_choice, lower_names, pick_lower};
+
+/// Launches containers and, unless detached, waits for them.
+pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
+    let settings = Settings::from_args(args, context.json)?;
+    if settings.detached && !args.supervise {
+        return detached::start(context);
+    }
+    if args.supervise {
+        detached::settle_in()?;
+    }
+    let store = context.store()?;
+    containers::tidy(context, &store)?;
+    let pins = store.pins()?;
+    let image = obtain(context, &store, &pins, args)?;
+    let cgroups = Cgroups::detect()?;
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = context.directories();
+    let runtime =
+        runtime::find(settings.runtime.as_deref(), &search_path, cgroups.layout(), &directories.run)?;
+
+    let mut watch = MountWatch::start().context("watching the host's mount table")?;
+    let started = Instant::now();
+    let program = program::Program::resolve(&store, &image, &settings)?;
+    let assembly = Assembly::new(context, &store, &pins, &image, &settings)?;
+    assembly.check()?;
+    let builder = flat::Builder::start(context, &store, &image, &settings, assembly.lower());
+    let crew = Crew::muster(context, &store, &image, &settings, &program, &assembly, &runtime)?;
+    let shared = Arc::new(Shared { settings, program, assembly, directories });
+
+    let host = |watch: &mut MountWatch| -> anyhow::Result<HostMounts> {
+        let counts = watch.counts().context("counting changes of the host's mount table")?;
+        Ok(HostMounts { counts, exact: watch.is_exact() })
+    };
+    let all_started = |outcome: &Outcome| {
+        if !shared.settings.detached {
+            return Ok(());
+        }
+        let report = Report::new(&crew, outcome, started.elapsed(), host(&mut watch)?, false);
+        let text = if context.json { report.json()? } else { report.ids() };
+        if !context.json {
+            output::text_err(&report.failures())?;
+        }
+        detached::report(context, report.status(), &text)
+    };
+    let launched = launch::launch(context, &crew, &shared, runtime, all_started);
+    let wall = started.elapsed();
+    let flat_built = builder.finish(context);
+    let outcome = match launched {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            crew.disband()?;
+            return Err(error);
+        }
+    };
+    // Root file systems go before the snapshots they lie on.
+    drop(shared);
+    crew.settle(&outcome)?;
+    let report = Report::new(&crew, &outcome, wall, host(&mut watch)?, flat_built);
+    if !args.supervise {
+        if context.json {
+            output::text_out(&report.json()?)?;
+        } else if args.count > 1 || report.status() != 0 {
+            output::text_err(&report.summary())?;
+        }
+    }
+    Ok(ExitCode::from(report.status()))
+}
+
+/// The image, pulled if the policy says so; pinned.
+fn obtain(context: &Context, store: &Store, pins: &Pins, args: &Run) -> anyhow::Result<Image> {
+    let here = match args.pull {
+        PullPolicy::Always => None,
+        PullPolicy::Never => Some(store.use_image(pins, &args.image)?),
+        PullPolicy::Missing => match store.use_image(pins, &args.image) {
+            Ok(image) => Some(image),
+            Err(ImageError::NotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    match here {
+        Some(image) => Ok(image),
+        None => Ok(fetch::pull(context, store, pins, &args.image, &args.fetch, &args.registry)?),
+    }
+}

@@ -1,0 +1,180 @@
+//! How the root file systems of this run are made: mechanism, lower directories, and what all containers share.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use plywood_engine::apply::{self, PrivateWorker, Rootfs};
+use plywood_engine::capabilities::Capabilities;
+use plywood_engine::idrange::{EtcFiles, IdPool, UserNsPool};
+use plywood_engine::lower::{LowerRef, LowerSource, Lowers};
+use plywood_engine::mechanism::{Choice, Mechanism};
+use plywood_engine::plan::{self, Request};
+use plywood_kernel::{IdMap, Reaper};
+use plywood_store::{FlatOptions, Image, Pins, Snapshot, Store};
+
+use super::settings::Settings;
+use crate::args::AssemblyArgs;
+use crate::context::Context;
+use crate::remedy::{Advised, Usage};
+
+/// Shared by all containers of a run.
+#[derive(Debug)]
+pub struct Assembly {
+    capabilities: Capabilities,
+    mechanism: Mechanism,
+    lowers: Lowers,
+    scratch: PathBuf,
+    reaper: Reaper,
+    worker: Option<PrivateWorker>,
+    /// User namespaces by mapping.
+    pub user_namespaces: UserNsPool,
+    /// Host ids that may be leased.
+    pub ids: IdPool,
+}
+
+impl Assembly {
+    /// Probes, chooses, and starts what all containers share.
+    pub fn new(
+        context: &Context,
+        store: &Store,
+        pins: &Pins,
+        image: &Image,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
+        let ids = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, settings.id_range_length)?;
+        ids_suffice(image, settings.id_range_length)?;
+        let capabilities = Capabilities::probe(store.root().path()).context("probing the kernel")?;
+        let mechanism = match settings.mechanism {
+            Some(mechanism) => mechanism,
+            None => capabilities.choose().mechanism,
+        };
+        let source = pick_lower(context, store, pins, image, settings.lower)?;
+        let lowers = lower_names(store, image, source)?;
+        let worker = (mechanism == Mechanism::Private)
+            .then(|| PrivateWorker::start(&[store.root().path()]))
+            .transpose()
+            .context("starting the worker with a private mount namespace")?;
+        let scratch = store.root().path().join("scratch");
+        std::fs::create_dir_all(&scratch).context("making the scratch directory")?;
+        Ok(Self {
+            capabilities,
+            mechanism,
+            lowers,
+            scratch,
+            reaper: Reaper::start().context("starting the thread that closes mounts")?,
+            worker,
+            user_namespaces: UserNsPool::new(),
+            ids,
+        })
+    }
+
+    /// The mechanism.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// What the lower directories are.
+    pub fn lower(&self) -> LowerSource {
+        self.lowers.source()
+    }
+
+    /// The topmost lower directory, whose owner and mode the containers' root directory takes.
+    pub fn topmost(&self) -> PathBuf {
+        self.lowers.topmost()
+    }
+
+    /// Plans and makes one root file system.
+    pub fn assemble(&self, id: &str, map: &IdMap, snapshot: &Snapshot) -> anyhow::Result<Rootfs> {
+        let mut request = Request::new(
+            self.lowers.clone(),
+            map.clone(),
+            snapshot.upper(),
+            snapshot.work(),
+            self.scratch.join(id),
+        );
+        request.choice = Choice::Forced(self.mechanism);
+        let plan = plan::plan(&request, &self.capabilities)?;
+        let user_ns = self.user_namespaces.get(map)?;
+        let context =
+            apply::Context { user_ns: &user_ns, reaper: &self.reaper, worker: self.worker.as_ref() };
+        Ok(apply::apply(&plan, &context)?)
+    }
+
+    /// Whether a plan of this run's mechanism is possible at all, before containers are recorded.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.mechanism.requires(&self.capabilities).map_err(|reason| {
+            Advised::new(
+                format!("mechanism {} does not work here: {reason}", self.mechanism),
+                "leave --mechanism out, or see `plywood doctor` for those that work",
+            )
+            .into()
+        })
+    }
+}
+
+/// Reads `--mechanism` and `--lower`.
+pub fn assembly_choice(args: &AssemblyArgs) -> Result<(Option<Mechanism>, Option<LowerSource>), Usage> {
+    let mechanism = args.mechanism.as_deref().map(str::parse).transpose();
+    let lower = args.lower.as_deref().map(str::parse).transpose();
+    Ok((
+        mechanism.map_err(|error| Usage(format!("--mechanism: {error}")))?,
+        lower.map_err(|error| Usage(format!("--lower: {error}")))?,
+    ))
+}
+
+/// The lower source to use: the flat tree where there is one, otherwise the layers. Only a forced `flat` waits for
+/// the tree to be built.
+pub fn pick_lower(
+    context: &Context,
+    store: &Store,
+    pins: &Pins,
+    image: &Image,
+    forced: Option<LowerSource>,
+) -> anyhow::Result<LowerSource> {
+    let Some(chain_id) = &image.chain_id else { return Ok(LowerSource::Layers) };
+    match forced {
+        Some(LowerSource::Layers) => Ok(LowerSource::Layers),
+        Some(LowerSource::Flat) => {
+            let bar = context.progress.spinner("flat tree");
+            let progress = |entries: u64| bar.set_message(format!("{entries} entries"));
+            let options = FlatOptions {
+                wait: true,
+                progress: Some(&progress),
+                cancel: Some(context.cancel.flag()),
+                ..FlatOptions::default()
+            };
+            let built = store.build_flat(pins, chain_id, &image.layer_ids(), options);
+            bar.finish_and_clear();
+            built?;
+            Ok(LowerSource::Flat)
+        }
+        None if pins.find_flat(chain_id)?.is_some() => Ok(LowerSource::Flat),
+        None => Ok(LowerSource::Layers),
+    }
+}
+
+/// The lower directories of an image.
+pub fn lower_names(store: &Store, image: &Image, source: LowerSource) -> anyhow::Result<Lowers> {
+    let root = store.root().path();
+    let name = |id: &dyn std::fmt::Display| LowerRef::new(format!("{id}/fs"));
+    if source == LowerSource::Flat {
+        let chain_id = image.chain_id.as_ref().context("the image has no layers")?;
+        let flat = store.find_flat(chain_id)?.context("the flat tree is gone")?;
+        return Ok(Lowers::flat(root.join("flat"), name(&flat.id)?)?);
+    }
+    let names = image.layers.iter().rev().map(|layer| name(&layer.id)).collect::<Result<_, _>>()?;
+    Ok(Lowers::layers(root.join("layers"), names)?)
+}
+
+/// Files of an owner beyond the range would belong to nobody.
+fn ids_suffice(image: &Image, length: u32) -> Result<(), Advised> {
+    let (uid, gid) = image.max_ids();
+    let highest = uid.max(gid);
+    if highest < length {
+        return Ok(());
+    }
+    Err(Advised::new(
+        format!("the image has files of user or group {highest}, but each container gets {length} ids"),
+        format!("give it more: --id-range-length {}", (u64::from(highest) + 1).next_multiple_of(65_536)),
+    ))
+}

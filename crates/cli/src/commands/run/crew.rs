@@ -1,0 +1,181 @@
+//! The containers of one run in the store: ids, records, ranges, snapshots; made together, taken back together.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use plywood_engine::idrange::{self, IdLease};
+use plywood_engine::launch::remove_bundle;
+use plywood_engine::runtime::Runtime;
+use plywood_kernel::IdMap;
+use plywood_store::leases::LiveLease;
+use plywood_store::{ContainerId, Image, NewContainer, NewLease, NewSnapshot, Snapshot, Store};
+
+use super::assembly::Assembly;
+use super::launch::Outcome;
+use super::program::Program;
+use super::settings::Settings;
+use crate::context::Context;
+
+/// One container before its launch.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its host ids.
+    pub lease: IdLease,
+    /// Its writable directories.
+    pub snapshot: Snapshot,
+    /// Its bundle.
+    pub bundle: PathBuf,
+}
+
+impl Member {
+    /// The mapping of its user namespace.
+    pub fn map(&self) -> IdMap {
+        self.lease.idmap()
+    }
+
+    /// Where its output goes when nobody waits for it.
+    pub fn log(&self) -> PathBuf {
+        crate::commands::containers::log_path(&self.snapshot)
+    }
+}
+
+/// All containers of one run.
+#[derive(Debug)]
+pub struct Crew {
+    store: Store,
+    directories: plywood_engine::launch::RunDirectories,
+    /// In the order of launching.
+    pub members: Vec<Member>,
+    /// They stay when they end.
+    pub keep: bool,
+    /// The mechanism of all of them.
+    pub mechanism: &'static str,
+    /// The lower source of all of them.
+    pub lower: &'static str,
+}
+
+impl Crew {
+    /// Records the containers and gives each a range and a snapshot: all or nothing.
+    pub fn muster(
+        context: &Context,
+        store: &Store,
+        image: &Image,
+        settings: &Settings,
+        program: &Program,
+        assembly: &Assembly,
+        runtime: &Runtime,
+    ) -> anyhow::Result<Self> {
+        let directories = context.directories();
+        let ids = (0..settings.count)
+            .map(|_| ContainerId::random())
+            .collect::<Result<Vec<_>, _>>()
+            .context("choosing container ids")?;
+        let mut crew = Self {
+            store: store.clone(),
+            directories,
+            members: Vec::new(),
+            keep: settings.detached,
+            mechanism: assembly.mechanism().name(),
+            lower: assembly.lower().name(),
+        };
+        let records: Vec<NewContainer> = ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| NewContainer {
+                id: id.clone(),
+                name: name(settings, index),
+                image: image.manifest_digest,
+                image_name: settings.image.clone(),
+                command: program.argv.clone(),
+                bundle: crew.directories.bundle(id.as_str()),
+                mechanism: crew.mechanism.to_owned(),
+                lower: crew.lower.to_owned(),
+                runtime: runtime.path().to_string_lossy().into_owned(),
+                auto_remove: !settings.detached,
+            })
+            .collect();
+        store.create_containers(&records)?;
+        if let Err(error) = crew.provide(&ids, assembly) {
+            for id in &ids {
+                store.remove_container(id)?;
+            }
+            return Err(error);
+        }
+        Ok(crew)
+    }
+
+    fn provide(&mut self, ids: &[ContainerId], assembly: &Assembly) -> anyhow::Result<()> {
+        let pool = &assembly.ids;
+        let leases = self.store.lease_ranges(|live: &[LiveLease]| {
+            let live: Vec<IdLease> =
+                live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
+            let chosen = idrange::allocate(pool, &live, ids.len())?;
+            let new = |(lease, id): (IdLease, &ContainerId)| NewLease {
+                uid: lease.uid,
+                gid: lease.gid,
+                container: Some(id.clone()),
+            };
+            Ok::<_, idrange::NoFreeRange>(chosen.into_iter().zip(ids).map(new).collect())
+        })?;
+        let root = rustix::fs::stat(assembly.topmost()).context("looking at the image's root directory")?;
+        let unshifted = assembly.mechanism().unshifted_upper();
+        let new: Vec<NewSnapshot> = leases
+            .iter()
+            .zip(ids)
+            .map(|(lease, id)| {
+                let map = IdMap::from_ranges(lease.uid, lease.gid);
+                let shift =
+                    |mapped: Option<u32>, plain: u32| if unshifted { plain } else { mapped.unwrap_or(plain) };
+                NewSnapshot {
+                    container: Some(id.clone()),
+                    uid: shift(map.to_host_uid(root.st_uid), root.st_uid),
+                    gid: shift(map.to_host_gid(root.st_gid), root.st_gid),
+                    mode: root.st_mode & 0o7777,
+                    unshifted,
+                }
+            })
+            .collect();
+        let snapshots = self.store.create_snapshots(&new)?;
+        let maps: Vec<IdMap> = leases.iter().map(|lease| IdMap::from_ranges(lease.uid, lease.gid)).collect();
+        assembly.user_namespaces.prepare(&maps).context("making user namespaces")?;
+        let members = ids.iter().zip(leases).zip(snapshots).map(|((id, lease), snapshot)| Member {
+            bundle: self.directories.bundle(id.as_str()),
+            id: id.clone(),
+            lease: IdLease { uid: lease.uid, gid: lease.gid },
+            snapshot,
+        });
+        self.members = members.collect();
+        Ok(())
+    }
+
+    /// The store the records are in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// After the run: what ended goes, unless it is kept for `ps`, `logs` and `rm`; what never started goes anyway.
+    pub fn settle(&self, outcome: &Outcome) -> anyhow::Result<()> {
+        let gone = |member: &&Member| !self.keep || outcome.failed.contains_key(member.id.as_str());
+        self.remove(self.members.iter().filter(gone))
+    }
+
+    /// Takes everything back.
+    pub fn disband(&self) -> anyhow::Result<()> {
+        self.remove(self.members.iter())
+    }
+
+    fn remove<'a>(&self, members: impl Iterator<Item = &'a Member>) -> anyhow::Result<()> {
+        for member in members {
+            remove_bundle(&self.directories, member.id.as_str())?;
+            self.store.remove_container(&member.id)?;
+        }
+        Ok(())
+    }
+}
+
+fn name(settings: &Settings, index: usize) -> Option<String> {
+    let name = settings.name.as_ref()?;
+    Some(if settings.count == 1 { name.clone() } else { format!("{name}-{index}") })
+}

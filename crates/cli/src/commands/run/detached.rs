@@ -1,0 +1,102 @@
+//! `run -d`: the run goes on in a process of its own, the containers' supervisor, which tells this one when they
+//! have started.
+//!
+//! ```text
+//! plywood run -d ...                      plywood run -d --supervise ...   (own session)
+//!   starts it, standard output a pipe ──>   launches
+//!   <── status line, report, end of file    all have started or failed
+//!   prints, exits                           waits for the containers, records how they end, exits
+//! ```
+//! Before the status line, the supervisor fails as any command does: its errors are on the caller's standard error
+//! and its exit code is the caller's.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::context::Context;
+use crate::output;
+
+/// In the caller: starts the supervisor with the same command line, and passes its report on.
+pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("finding this program's file")?;
+    let mut child = Command::new(program)
+        .args(supervisor_arguments())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting the supervisor")?;
+    let report = relay(context, &mut child)?;
+    let Some((code, text)) = report.split_once('\n') else {
+        let status = child.wait().context("waiting for the supervisor")?;
+        output::text_out(&report)?;
+        return Ok(status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .map_or(ExitCode::FAILURE, ExitCode::from));
+    };
+    output::text_out(text)?;
+    Ok(code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// This command line, marked. `--supervise` goes right behind `run`, before anything that may be the container's.
+fn supervisor_arguments() -> Vec<std::ffi::OsString> {
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let at = arguments.iter().position(|argument| argument == "run").map_or(0, |at| at + 1);
+    arguments.insert(at, "--supervise".into());
+    arguments
+}
+
+/// Reads the report to its end; a request to stop is passed on to the supervisor, which then takes all back.
+fn relay(context: &Context, child: &mut Child) -> anyhow::Result<String> {
+    let mut pipe = child.stdout.take().context("the supervisor has no standard output")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).map(|_| text)
+    });
+    let mut told = false;
+    while !reader.is_finished() {
+        if context.cancel.requested() && !told {
+            told = true;
+            let pid = rustix::process::Pid::from_child(child);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+                .context("stopping the supervisor")?;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let read =
+        reader.join().map_err(|_| anyhow::anyhow!("the thread that listens to the supervisor panicked"))?;
+    read.context("listening to the supervisor")
+}
+
+/// In the supervisor: a session of its own, so that the terminal's signals pass it by.
+pub fn settle_in() -> anyhow::Result<()> {
+    rustix::process::setsid().context("starting a session")?;
+    Ok(())
+}
+
+/// In the supervisor, once all have started: reports, and lets go of the caller's streams.
+pub fn report(context: &Context, code: u8, text: &str) -> anyhow::Result<()> {
+    {
+        let mut out = io::stdout().lock();
+        // The caller may be gone; the containers are not.
+        let told = out.write_all(format!("{code}\n{text}").as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = told {
+            tracing::warn!(%error, "nobody reads the report");
+        }
+    }
+    let log = context.directories().run.join("supervisor.log");
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&log)
+        .with_context(|| format!("opening {}", log.display()))?;
+    rustix::stdio::dup2_stdout(&log).context("leaving standard output")?;
+    rustix::stdio::dup2_stderr(&log).context("leaving standard error")?;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! Submitting the containers to the launcher and following what becomes of them.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use plywood_engine::bundle::{self, BundleRequest, CgroupMount, SeccompProfile};
+use plywood_engine::cgroup::Cgroups;
+use plywood_engine::launch::{
+    Event, Launch, LaunchError, Launcher, LauncherConfig, PrepareError, Prepared, Root, RunDirectories,
+    Stdio, Stream, Timing, clone_volume,
+};
+use plywood_engine::runtime::{RunMode, Runtime};
+use plywood_kernel::ProcessId;
+use plywood_store::ContainerId;
+
+use super::assembly::Assembly;
+use super::crew::{Crew, Member};
+use super::program::Program;
+use super::settings::Settings;
+use crate::context::Context;
+
+/// How often a request to stop is looked for while nothing happens.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What all launches of a run share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What was asked for.
+    pub settings: Settings,
+    /// What runs.
+    pub program: Program,
+    /// How root file systems are made.
+    pub assembly: Assembly,
+    /// Where bundles go.
+    pub directories: RunDirectories,
+}
+
+/// What became of the containers, by id.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Those that ran, and what their launch took.
+    pub started: HashMap<String, Timing>,
+    /// Those that ran and ended, with their exit code.
+    pub exited: HashMap<String, i32>,
+    /// Those that never ran.
+    pub failed: HashMap<String, LaunchError>,
+    /// Somebody asked us to stop.
+    pub cancelled: bool,
+}
+
+impl Outcome {
+    fn settled(&self) -> usize {
+        self.started.len() + self.failed.len()
+    }
+}
+
+/// Launches the crew and waits until all have ended. `all_started` is called once, when each has started or failed.
+pub fn launch(
+    context: &Context,
+    crew: &Crew,
+    shared: &Arc<Shared>,
+    runtime: Runtime,
+    all_started: impl FnOnce(&Outcome) -> anyhow::Result<()>,
+) -> anyhow::Result<Outcome> {
+    let detached = shared.settings.detached;
+    let mode = if detached { RunMode::Detached } else { RunMode::Attached };
+    let mut config = LauncherConfig::new(runtime, shared.directories.clone(), mode);
+    if let Some(concurrency) = shared.settings.concurrency {
+        config.starting = concurrency;
+    }
+    let (launcher, events) = Launcher::start(config)?;
+    for member in &crew.members {
+        let (shared, member) = (Arc::clone(shared), member.clone());
+        let id = member.id.as_str().to_owned();
+        launcher.submit(Launch { id, prepare: Box::new(move || prepare(&shared, &member)) });
+    }
+    launcher.close();
+
+    let total = crew.members.len();
+    let ids: HashMap<&str, &ContainerId> = crew.members.iter().map(|m| (m.id.as_str(), &m.id)).collect();
+    let bar = context.progress.count("containers started", u64::try_from(total)?);
+    let cancel = launcher.cancel_handle();
+    let mut outcome = Outcome::default();
+    let mut all_started = Some(all_started);
+    loop {
+        if context.cancel.requested() && !outcome.cancelled {
+            outcome.cancelled = true;
+            bar.set_message("stopping");
+            cancel.cancel();
+        }
+        match events.recv_timeout(POLL) {
+            Ok(event) => take(crew, &ids, &mut outcome, event)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        bar.set_position(u64::try_from(outcome.started.len())?);
+        let ended = outcome.exited.len() + outcome.failed.len();
+        if !outcome.cancelled {
+            bar.set_message(format!("{ended} ended"));
+        }
+        if outcome.settled() == total
+            && let Some(call) = all_started.take()
+        {
+            call(&outcome)?;
+        }
+    }
+    bar.finish_and_clear();
+    launcher.finish()?;
+    Ok(outcome)
+}
+
+fn take(
+    crew: &Crew,
+    ids: &HashMap<&str, &ContainerId>,
+    outcome: &mut Outcome,
+    event: Event,
+) -> anyhow::Result<()> {
+    match event {
+        Event::Started { id, pid, timing } => {
+            if let Some(container) = ids.get(id.as_str()) {
+                // A process that has ended already has no identity; its exit follows.
+                if let Ok(process) = ProcessId::of(u32::try_from(pid)?) {
+                    let launch_ms = timing.total().as_secs_f64() * 1000.0;
+                    crew.store().container_started(container, &process, launch_ms)?;
+                }
+            }
+            outcome.started.insert(id, timing);
+        }
+        Event::Exited { id, code } => {
+            if crew.keep
+                && let Some(container) = ids.get(id.as_str())
+            {
+                crew.store().container_exited(container, Some(code))?;
+            }
+            outcome.exited.insert(id, code);
+        }
+        Event::Failed { id, error } => {
+            outcome.failed.insert(id, error);
+        }
+        Event::Cancelled { id } => {
+            outcome.failed.insert(id, LaunchError::Cancelled);
+        }
+    }
+    Ok(())
+}
+
+/// On a launcher thread: root file system, volumes, bundle, standard streams.
+fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
+    let map = member.map();
+    let user_ns = shared.assembly.user_namespaces.get(&map)?;
+    let settings = &shared.settings;
+    let mut volumes = Vec::new();
+    let mut volume_mounts = Vec::new();
+    for (index, volume) in settings.volumes.iter().enumerate() {
+        let (clone, mount) = clone_volume(volume, index, &user_ns, &shared.directories)?;
+        volumes.push(clone);
+        volume_mounts.push(mount);
+    }
+    let mut overrides = settings.overrides.clone();
+    overrides.hostname.get_or_insert_with(|| member.id.short().to_owned());
+    let request = BundleRequest {
+        image: &shared.program.config,
+        overrides,
+        user: shared.program.user.clone(),
+        id_map: map.clone(),
+        // The pool keeps the descriptor open until the run has ended.
+        user_namespace: Some(PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            user_ns.as_fd().as_raw_fd()
+        ))),
+        rootfs: shared.directories.rootfs(),
+        read_only: settings.read_only,
+        net: settings.net.clone(),
+        cgroup_mount: CgroupMount::default(),
+        volumes: volume_mounts,
+        resources: settings.resources.clone(),
+        rlimits: settings.rlimits.clone(),
+        cgroups_path: Cgroups::path_for(member.id.as_str()),
+        capabilities: settings.capabilities.clone(),
+        seccomp: SeccompProfile::Default,
+    };
+    let spec = bundle::spec(&request)?;
+    bundle::write(&member.bundle, &spec)?;
+    let rootfs = shared.assembly.assemble(member.id.as_str(), &map, &member.snapshot)?;
+    let stdio = stdio(settings, member)?;
+    Ok(Prepared { rootfs: Root::Assembled(rootfs), volumes, bundle: member.bundle.clone(), stdio })
+}
+
+/// One container talks with us, many only write, detached ones write to a file.
+fn stdio(settings: &Settings, member: &Member) -> anyhow::Result<Stdio> {
+    if !settings.detached {
+        let stdin = if settings.count == 1 { Stream::Inherit } else { Stream::Null };
+        let stdout = if settings.output_to_stderr {
+            Stream::Fd(std::io::stderr().as_fd().try_clone_to_owned()?)
+        } else {
+            Stream::Inherit
+        };
+        return Ok(Stdio { stdin, stdout, stderr: Stream::Inherit });
+    }
+    let path = member.log();
+    let log: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    Ok(Stdio {
+        stdin: Stream::Null,
+        stdout: Stream::Fd(log.try_clone()?.into()),
+        stderr: Stream::Fd(log.into()),
+    })
+}

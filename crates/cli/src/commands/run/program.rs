@@ -1,0 +1,72 @@
+//! What will run, as whom: resolved from the image's own files, without mounting anything.
+
+use anyhow::Context as _;
+use plywood_engine::bundle;
+use plywood_engine::users::{self, CommandError, ContainerUser, Lookup};
+use plywood_image::ImageConfig;
+use plywood_store::{Image, MergedTree, Store};
+use rustix::fs::FileType;
+
+use super::settings::Settings;
+
+/// Bytes of `/etc/passwd` or `/etc/group` that are read.
+const MAX_TABLE_BYTES: u64 = 1 << 20;
+
+/// What will run.
+#[derive(Debug)]
+pub struct Program {
+    /// The image's configuration.
+    pub config: ImageConfig,
+    /// Who it runs as.
+    pub user: ContainerUser,
+    /// The arguments, for showing.
+    pub argv: Vec<String>,
+}
+
+impl Program {
+    /// Resolves user and command.
+    ///
+    /// # Errors
+    /// No such user, no such command.
+    pub fn resolve(store: &Store, image: &Image, settings: &Settings) -> anyhow::Result<Self> {
+        let config =
+            plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
+        let merged = store.merged(&image.layer_ids())?;
+        let table = |path: &str| match merged.read_file(path, MAX_TABLE_BYTES) {
+            Ok(bytes) => Ok(bytes.unwrap_or_default()),
+            Err(plywood_store::MergedError::NotAFile(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let wanted = bundle::user_wanted(&config, &settings.overrides);
+        let user = users::resolve(wanted, &table("/etc/passwd")?, &table("/etc/group")?)?;
+        let argv = bundle::command(&config, &settings.overrides)?;
+        let environment = bundle::environment(&config, &settings.overrides, &user)?;
+        let workdir = bundle::working_directory(&config, &settings.overrides)?;
+        let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
+        find(&merged, &argv[0], path, workdir, settings)?;
+        Ok(Self { user, argv, config })
+    }
+}
+
+fn find(
+    merged: &MergedTree,
+    argv0: &str,
+    path: &str,
+    workdir: &str,
+    settings: &Settings,
+) -> Result<(), CommandError> {
+    // A volume may bring the command along; only the runtime can tell then.
+    let mounted = || settings.volumes.iter().map(|volume| volume.destination.as_str());
+    let lookup = |file: &str| {
+        if !users::needs_check(file, mounted()) {
+            return Lookup::Executable;
+        }
+        match merged.lookup(file) {
+            Ok(Some(found)) if found.file_type() != FileType::RegularFile => Lookup::NotAFile,
+            Ok(Some(found)) if found.stat.st_mode & 0o111 != 0 => Lookup::Executable,
+            Ok(Some(_)) => Lookup::NotExecutable,
+            Ok(None) | Err(_) => Lookup::Missing,
+        }
+    };
+    users::find_command(argv0, path, workdir, &lookup).map(drop)
+}

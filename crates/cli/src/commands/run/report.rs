@@ -1,0 +1,182 @@
+//! What a run did: latencies, exit codes, and what happened to the host's mount table.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use plywood_engine::idrange::RangeRecord;
+use plywood_kernel::watch::MountCounts;
+use serde::Serialize;
+
+use super::crew::Crew;
+use super::launch::Outcome;
+use crate::output::{self, Quantiles};
+
+/// Failures that are spelled out; the rest are counted.
+const SHOWN_FAILURES: usize = 5;
+/// What a shell reports for Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// The names scripts rely on.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    requested: usize,
+    started: usize,
+    failed: usize,
+    wall_ms: f64,
+    launch_ms: Option<Quantiles>,
+    mechanism: &'static str,
+    lower: &'static str,
+    host_mount_events: u64,
+    host_mount_events_exact: bool,
+    flat_tree_built: bool,
+    cancelled: bool,
+    containers: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    id: String,
+    uid_range: RangeRecord,
+    gid_range: RangeRecord,
+    launch_ms: Option<f64>,
+    exit_code: Option<i32>,
+    error: Option<String>,
+}
+
+/// What was seen of the host's mount table.
+#[derive(Debug, Clone, Copy)]
+pub struct HostMounts {
+    /// Attached and detached meanwhile, by anybody.
+    pub counts: MountCounts,
+    /// Counted by the kernel, event by event; otherwise by comparing the table before and after.
+    pub exact: bool,
+}
+
+impl Report {
+    /// Puts the report together.
+    pub fn new(
+        crew: &Crew,
+        outcome: &Outcome,
+        wall: Duration,
+        host: HostMounts,
+        flat_tree_built: bool,
+    ) -> Self {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        let containers: Vec<Entry> = crew
+            .members
+            .iter()
+            .map(|member| {
+                let id = member.id.as_str();
+                let failed = outcome.failed.get(id);
+                Entry {
+                    id: id.to_owned(),
+                    uid_range: member.lease.uid.into(),
+                    gid_range: member.lease.gid.into(),
+                    launch_ms: outcome.started.get(id).map(|timing| ms(timing.total())),
+                    exit_code: outcome.exited.get(id).copied().or(failed.map(|error| error.exit_code())),
+                    error: failed.map(|error| crate::remedy::chain(error)),
+                }
+            })
+            .collect();
+        let launches: Vec<f64> = containers.iter().filter_map(|one| one.launch_ms).collect();
+        Self {
+            requested: crew.members.len(),
+            started: outcome.started.len(),
+            failed: outcome.failed.len(),
+            wall_ms: ms(wall),
+            launch_ms: Quantiles::of(&launches),
+            mechanism: crew.mechanism,
+            lower: crew.lower,
+            host_mount_events: host.counts.total(),
+            host_mount_events_exact: host.exact,
+            flat_tree_built,
+            cancelled: outcome.cancelled,
+            containers,
+        }
+    }
+
+    /// 0 if all ran and ended well, 130 if interrupted, else 1.
+    pub fn status(&self) -> u8 {
+        if self.cancelled {
+            return INTERRUPTED;
+        }
+        let bad =
+            self.failed > 0 || self.containers.iter().any(|one| one.exit_code.is_some_and(|code| code != 0));
+        u8::from(bad)
+    }
+
+    /// As one JSON object.
+    pub fn json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string(self)? + "\n")
+    }
+
+    /// The ids of the containers that started, a line each.
+    pub fn ids(&self) -> String {
+        self.containers.iter().filter(|one| one.launch_ms.is_some()).fold(String::new(), |mut text, one| {
+            text.push_str(&one.id);
+            text.push('\n');
+            text
+        })
+    }
+
+    /// For people.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let mut line = |label: &str, value: String| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{label:<18}{value}");
+        };
+        let mut containers = format!("{} of {} started", self.started, self.requested);
+        if self.failed > 0 {
+            let _ = write!(containers, ", {} failed", self.failed);
+        }
+        let _ = write!(containers, " in {}", output::duration(self.wall_ms));
+        line("containers", containers);
+        if let Some(q) = self.launch_ms {
+            let d = output::duration;
+            line(
+                "launch latency",
+                format!("p50 {}  p90 {}  p99 {}  max {}", d(q.p50), d(q.p90), d(q.p99), d(q.max)),
+            );
+        }
+        let codes = self.exit_codes();
+        if !codes.is_empty() {
+            line("exit codes", codes);
+        }
+        line("root file systems", format!("{} over {}", self.mechanism, self.lower));
+        let how = if self.host_mount_events_exact {
+            "counted by the kernel"
+        } else {
+            "table before and after compared"
+        };
+        line("host mount table", format!("{} changes ({how})", self.host_mount_events));
+        if self.flat_tree_built {
+            line("flat tree", "built meanwhile, for the next launch".to_owned());
+        }
+        text.push_str(&self.failures());
+        text
+    }
+
+    /// `0 x 98, 1 x 2`.
+    fn exit_codes(&self) -> String {
+        let mut counts = std::collections::BTreeMap::new();
+        for code in self.containers.iter().filter(|one| one.error.is_none()).filter_map(|one| one.exit_code) {
+            *counts.entry(code).or_insert(0_usize) += 1;
+        }
+        counts.iter().map(|(code, count)| format!("{code} x {count}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The first failures, for people.
+    pub fn failures(&self) -> String {
+        let failed: Vec<(&str, &str)> =
+            self.containers.iter().filter_map(|one| Some((one.id.as_str(), one.error.as_deref()?))).collect();
+        let mut text = String::new();
+        for (id, error) in failed.iter().take(SHOWN_FAILURES) {
+            let _ = writeln!(text, "failed {}: {error}", &id[..id.len().min(12)]);
+        }
+        if failed.len() > SHOWN_FAILURES {
+            let _ = writeln!(text, "... and {} more; --json shows all", failed.len() - SHOWN_FAILURES);
+        }
+        text
+    }
+}

@@ -1,0 +1,147 @@
+//! What was asked for, checked: wrong usage is found here, before anything is done.
+
+use plywood_engine::bundle::{
+    CapabilityChange, Net as BundleNet, Overrides, Resources, Rlimit, Volume, parse_bytes, parse_cpus,
+};
+use plywood_engine::lower::LowerSource;
+use plywood_engine::mechanism::Mechanism;
+
+use crate::args::{Net, Run};
+use crate::remedy::Usage;
+
+/// A checked command line of `run`.
+#[derive(Debug)]
+pub struct Settings {
+    /// How many containers.
+    pub count: usize,
+    /// They outlive the command.
+    pub detached: bool,
+    /// Name, or prefix of the names.
+    pub name: Option<String>,
+    /// What the user called the image.
+    pub image: String,
+    /// Host directories to show inside.
+    pub volumes: Vec<Volume>,
+    /// Network.
+    pub net: BundleNet,
+    /// Cgroup limits.
+    pub resources: Resources,
+    /// Process limits.
+    pub rlimits: Vec<Rlimit>,
+    /// The root file system cannot be written.
+    pub read_only: bool,
+    /// What replaces the image's configuration.
+    pub overrides: Overrides,
+    /// Changes to the capabilities.
+    pub capabilities: CapabilityChange,
+    /// OCI runtime by name or path.
+    pub runtime: Option<String>,
+    /// Runtimes starting at once.
+    pub concurrency: Option<usize>,
+    /// Forced mechanism.
+    pub mechanism: Option<Mechanism>,
+    /// Forced lower source.
+    pub lower: Option<LowerSource>,
+    /// Ids of each container.
+    pub id_range_length: u32,
+    /// Do not build a flat tree.
+    pub no_flat: bool,
+    /// Standard output is for JSON alone; the containers write to standard error.
+    pub output_to_stderr: bool,
+}
+
+impl Settings {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    /// [`Usage`], naming the argument.
+    pub fn from_args(args: &Run, json: bool) -> anyhow::Result<Self> {
+        let (mechanism, lower) = super::assembly_choice(&args.assembly)?;
+        let volumes =
+            args.volumes.iter().map(|text| Volume::parse(text).map_err(usage)).collect::<Result<_, _>>()?;
+        let rlimits =
+            args.ulimit.iter().map(|text| Rlimit::parse(text).map_err(usage)).collect::<Result<_, _>>()?;
+        if let Some(name) = &args.name {
+            check_name(name)?;
+        }
+        let pids = match args.pids_limit {
+            None | Some(-1) => None,
+            Some(limit) => Some(
+                u64::try_from(limit)
+                    .ok()
+                    .filter(|&n| n > 0)
+                    .ok_or_else(|| usage("--pids-limit must be positive, or -1 for none"))?,
+            ),
+        };
+        Ok(Self {
+            count: usize::try_from(args.count)?,
+            detached: args.detach,
+            name: args.name.clone(),
+            image: args.image.clone(),
+            volumes,
+            net: match args.net {
+                Net::None => BundleNet::None,
+                Net::Host => BundleNet::Host {
+                    resolv_conf: existing("/etc/resolv.conf"),
+                    hosts: existing("/etc/hosts"),
+                },
+            },
+            resources: Resources {
+                memory_bytes: args.memory.as_deref().map(parse_bytes).transpose().map_err(usage)?,
+                cpus: args.cpus.map(|cpus| parse_cpus(&cpus.to_string())).transpose().map_err(usage)?,
+                pids,
+                cpuset_cpus: args.cpuset_cpus.clone(),
+                cpuset_mems: args.cpuset_mems.clone(),
+            },
+            rlimits,
+            read_only: args.read_only,
+            overrides: Overrides {
+                command: (!args.command.is_empty()).then(|| args.command.clone()),
+                entrypoint: args.entrypoint.as_ref().map(|program| vec![program.clone()]),
+                env: environment(&args.env),
+                user: args.user.clone(),
+                workdir: args.workdir.clone(),
+                hostname: args.hostname.clone(),
+            },
+            capabilities: CapabilityChange { add: args.cap_add.clone(), drop: args.cap_drop.clone() },
+            runtime: args.runtime.clone(),
+            concurrency: args.concurrency.map(usize::try_from).transpose()?,
+            mechanism,
+            lower,
+            id_range_length: args.assembly.id_range_length,
+            no_flat: args.fetch.no_flat,
+            output_to_stderr: json,
+        })
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> Usage {
+    Usage(error.to_string())
+}
+
+/// A `NAME` alone takes the caller's value, and is left out if the caller has none.
+fn environment(wanted: &[String]) -> Vec<String> {
+    let with_value = |variable: &String| {
+        if variable.contains('=') {
+            return Some(variable.clone());
+        }
+        std::env::var(variable).ok().map(|value| format!("{variable}={value}"))
+    };
+    wanted.iter().filter_map(with_value).collect()
+}
+
+fn existing(path: &str) -> Option<std::path::PathBuf> {
+    std::path::Path::new(path).exists().then(|| path.into())
+}
+
+/// As container engines name containers.
+fn check_name(name: &str) -> Result<(), Usage> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first && name.len() <= 200 && name.bytes().all(good) {
+        return Ok(());
+    }
+    Err(Usage(format!(
+        "`{name}` is no container name: letters, digits, `_`, `.` and `-`, the first a letter or digit"
+    )))
+}

@@ -1,0 +1,73 @@
+//! What every command works with: the state root, the runtime directories, how to print.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use plywood_engine::launch::RunDirectories;
+use plywood_store::Store;
+
+use crate::args::Global;
+use crate::progress::Progress;
+use crate::remedy::Advised;
+use crate::signals::Cancel;
+
+/// The state root whose runtime directory is the machine's own.
+const DEFAULT_ROOT: &str = "/var/lib/plywood";
+
+/// Shared by all commands.
+#[derive(Debug)]
+pub struct Context {
+    /// The state root, absolute.
+    pub root: PathBuf,
+    /// Print JSON.
+    pub json: bool,
+    /// Draws progress.
+    pub progress: Progress,
+    /// Set when somebody asks this process to stop.
+    pub cancel: Cancel,
+}
+
+impl Context {
+    /// From the options every command takes.
+    ///
+    /// # Errors
+    /// If the current directory is gone or signal handlers cannot be installed.
+    pub fn new(global: &Global) -> anyhow::Result<Self> {
+        Ok(Self {
+            root: std::path::absolute(&global.root)
+                .with_context(|| format!("resolving the state root {}", global.root.display()))?,
+            json: global.json,
+            progress: Progress::new(!global.quiet && !global.json),
+            cancel: Cancel::on_signals().context("installing signal handlers")?,
+        })
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// If this is not root, or the store cannot be opened.
+    pub fn store(&self) -> anyhow::Result<Store> {
+        require_root()?;
+        Store::open(&self.root).with_context(|| format!("opening the state root {}", self.root.display()))
+    }
+
+    /// Where bundles and the runtime's state are kept: gone at reboot for the default root, inside any other.
+    #[must_use]
+    pub fn directories(&self) -> RunDirectories {
+        let run = if self.root == Path::new(DEFAULT_ROOT) {
+            PathBuf::from(RunDirectories::ANCHOR)
+        } else {
+            self.root.join("run")
+        };
+        RunDirectories::with_run(&run)
+    }
+}
+
+/// Everything plywood does to containers and images needs root.
+fn require_root() -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Advised::new("this needs root", "run it with sudo; only root may mount and enter the state root")
+        .into())
+}

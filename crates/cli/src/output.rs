@@ -1,0 +1,163 @@
+//! What people and machines read: tables, JSON, sizes, durations. The only place that prints.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// Prints one JSON object and a newline on standard output.
+///
+/// # Errors
+/// If standard output cannot be written; a closed pipe counts as done.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string(value)?;
+    text.push('\n');
+    text_out(&text)
+}
+
+/// Prints text on standard output as it is.
+///
+/// # Errors
+/// If standard output cannot be written; a closed pipe counts as done.
+pub fn text_out(text: &str) -> anyhow::Result<()> {
+    settle(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// Prints text on standard error as it is.
+///
+/// # Errors
+/// If standard error cannot be written; a closed pipe counts as done.
+pub fn text_err(text: &str) -> anyhow::Result<()> {
+    settle(io::stderr().lock().write_all(text.as_bytes()))
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn settle(done: io::Result<()>) -> anyhow::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// A plain table: a header and rows, columns aligned, no borders.
+#[must_use]
+pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let mut text: String = table.lines().flat_map(|l| [l.trim_end().to_owned(), "\n".to_owned()]).collect();
+    if text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+/// A size as people read it, in powers of 1000: `12.3 MB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Milliseconds as people read them: `0.62 ms`, `31 ms`, `2.10 s`.
+#[must_use]
+pub fn duration(ms: f64) -> String {
+    match ms {
+        m if m < 10.0 => format!("{m:.2} ms"),
+        m if m < 1000.0 => format!("{m:.0} ms"),
+        m => format!("{:.2} s", m / 1000.0),
+    }
+}
+
+/// How long ago, coarsely: `5 seconds ago`, `3 days ago`.
+#[must_use]
+pub fn ago(seconds: u64) -> String {
+    let (n, unit) = match seconds {
+        s if s < 60 => (s, "second"),
+        s if s < 3600 => (s / 60, "minute"),
+        s if s < 86_400 => (s / 3600, "hour"),
+        s => (s / 86_400, "day"),
+    };
+    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
+}
+
+/// How long ago a moment was, given in milliseconds since the epoch.
+#[must_use]
+pub fn ago_ms(moment_ms: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    ago(now.as_secs().saturating_sub(moment_ms / 1000))
+}
+
+/// Quantiles of a set of samples, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Quantiles {
+    /// Nearest-rank quantiles of the samples; `None` when there are none.
+    #[must_use]
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().checked_sub(1)?;
+        let at = |percent: usize| sorted[(percent * sorted.len()).div_ceil(100).saturating_sub(1).min(last)];
+        Some(Self { p50: at(50), p90: at(90), p99: at(99), max: sorted[last] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_nearest_rank() {
+        let samples: Vec<f64> = (1..=100).map(f64::from).collect();
+        let q = Quantiles::of(&samples).unwrap();
+        assert_eq!((q.p50, q.p90, q.p99, q.max), (50.0, 90.0, 99.0, 100.0));
+        let one = Quantiles::of(&[7.0]).unwrap();
+        assert_eq!((one.p50, one.max), (7.0, 7.0));
+        assert_eq!(Quantiles::of(&[]), None);
+    }
+
+    #[test]
+    fn sizes_and_durations_read_well() {
+        assert_eq!(size(999), "999 B");
+        assert_eq!(size(1000), "1.0 kB");
+        assert_eq!(size(999_999), "1.0 MB");
+        assert_eq!(size(326_400_000), "326.4 MB");
+        assert_eq!(duration(0.617), "0.62 ms");
+        assert_eq!(duration(31.4), "31 ms");
+        assert_eq!(duration(2100.0), "2.10 s");
+        assert_eq!(ago(1), "1 second ago");
+        assert_eq!(ago(7200), "2 hours ago");
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let text = table(["A", "LONG"], vec![["xx".into(), "1".into()], ["y".into(), "2".into()]]);
+        assert_eq!(text, "A   LONG\nxx  1\ny   2\n");
+    }
+}

@@ -1,0 +1,147 @@
+//! Errors as people and machines read them: the chain of causes once, then what to do.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use plywood_kernel::{Kind, SyscallError};
+use serde_json::json;
+
+use crate::output;
+
+/// Exit code for arguments that make no sense together.
+const WRONG_USAGE: u8 = 2;
+/// Exit code for everything else that fails.
+const FAILED: u8 = 1;
+
+/// The arguments are wrong: exit code 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// A failure with its remedy.
+#[derive(Debug)]
+pub struct Advised {
+    what: String,
+    remedy: String,
+}
+
+impl Advised {
+    /// Says what failed, and what the user can do about it.
+    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Advised {}
+
+/// Prints the error with its causes and its remedy; answers with the exit code.
+pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    let message = message(error);
+    let remedy = remedy(error);
+    let mut text = format!("plywood: {message}\n");
+    if let Some(remedy) = &remedy {
+        text.push_str(&format!("  what to do: {remedy}\n"));
+    }
+    // Nobody is left to tell when standard error cannot be written.
+    let _ = output::text_err(&text);
+    if json {
+        let _ = output::json(&json!({ "error": { "message": message, "remedy": remedy } }));
+    }
+    let usage = error.chain().any(|cause| cause.is::<Usage>());
+    ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
+}
+
+fn message(error: &anyhow::Error) -> String {
+    joined(error.chain())
+}
+
+/// An error and its causes on one line, each said once.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    joined(std::iter::successors(Some(error), |cause| cause.source()))
+}
+
+fn joined<'a>(causes: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in causes {
+        let text = cause.to_string();
+        if !parts.iter().any(|part| part.ends_with(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+fn remedy(error: &anyhow::Error) -> Option<String> {
+    for cause in error.chain() {
+        if let Some(advised) = cause.downcast_ref::<Advised>() {
+            return Some(advised.remedy.clone());
+        }
+        if cause.is::<Usage>() {
+            return Some("`plywood COMMAND --help` shows what is possible".to_owned());
+        }
+        if let Some(call) = cause.downcast_ref::<SyscallError>() {
+            return of_kind(call.kind()).map(str::to_owned);
+        }
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return of_io(io).map(str::to_owned);
+        }
+    }
+    None
+}
+
+fn of_kind(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Denied => Some("run as root with CAP_SYS_ADMIN; inside a container, in a privileged one"),
+        Kind::Unsupported => Some("`plywood doctor` shows what this kernel can do and what is used instead"),
+        Kind::Exhausted => Some(
+            "free space on the state root's file system, raise `ulimit -n`, or raise \
+             /proc/sys/user/max_mnt_namespaces and max_user_namespaces",
+        ),
+        _ => None,
+    }
+}
+
+fn of_io(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Some("run as root"),
+        std::io::ErrorKind::StorageFull => {
+            Some("free space on the state root's file system (`plywood prune`)")
+        }
+        std::io::ErrorKind::ConnectionRefused => {
+            Some("check the registry's name and port; for a registry without TLS add --plain-http")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn a_cause_that_repeats_its_parent_is_said_once() {
+        let error = anyhow::anyhow!("inner").context("outer: inner").context("top");
+        assert_eq!(message(&error), "top: outer: inner");
+    }
+
+    #[test]
+    fn advice_is_found_anywhere_in_the_chain() {
+        let error = anyhow::Result::<()>::Err(Advised::new("a", "do b").into()).context("c").unwrap_err();
+        assert_eq!(remedy(&error).unwrap(), "do b");
+        assert_eq!(message(&error), "c: a");
+    }
+}
