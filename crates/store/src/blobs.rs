@@ -241,6 +241,3 @@ fn file_error(call: &'static str, path: impl AsRef<Path>, errno: Errno) -> BlobE
 fn ingest_name(digest: &Digest) -> String {
     format!("ingest/{}-{}", digest.algorithm(), digest.hex())
 }
-
-#[cfg(test)]
-mod tests;

@@ -249,6 +249,3 @@ fn steps(path: &Path) -> Vec<OsString> {
 fn os_string(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }
-
-#[cfg(test)]
-mod tests;

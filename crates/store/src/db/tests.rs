@@ -1,1 +1,110 @@
-//! Placeholder.
+use super::*;
+
+fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("plywood.db");
+    (dir, path)
+}
+
+fn owners(db: &Db) -> i64 {
+    db.read(|connection| connection.query_row("SELECT count(*) FROM owners", [], |row| row.get(0))).unwrap()
+}
+
+fn insert(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<()> {
+    transaction.execute("INSERT INTO owners (process) VALUES (?1)", [name]).map(|_| ())
+}
+
+#[test]
+fn a_fresh_database_has_the_newest_schema_and_is_ours() {
+    let (_dir, path) = scratch();
+    let db = Db::open(&path).unwrap();
+    db.read(|connection| {
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        assert_eq!(pragma("user_version")?, schema::VERSION);
+        assert_eq!(pragma("application_id")?, APPLICATION_ID);
+        assert_eq!(pragma("foreign_keys")?, 1);
+        Ok::<_, rusqlite::Error>(())
+    })
+    .unwrap();
+}
+
+/// Every version that ever was, with a row in it, becomes the newest.
+#[test]
+fn older_databases_are_migrated() {
+    for version in 1..=schema::MIGRATIONS.len() {
+        let (_dir, path) = scratch();
+        let connection = Connection::open(&path).unwrap();
+        for migration in &schema::MIGRATIONS[..version] {
+            connection.execute_batch(migration).unwrap();
+        }
+        connection.pragma_update(None, "user_version", i64::try_from(version).unwrap()).unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.execute("INSERT INTO owners (process) VALUES ('1:1:b')", []).unwrap();
+        drop(connection);
+        assert_eq!(owners(&Db::open(&path).unwrap()), 1, "version {version}");
+    }
+}
+
+#[test]
+fn what_fails_or_panics_is_undone_and_the_connection_lives_on() {
+    let (_dir, path) = scratch();
+    let db = Db::open(&path).unwrap();
+    let error = db
+        .write(Durability::Full, |transaction| {
+            insert(transaction, "a")?;
+            Err::<(), _>(rusqlite::Error::InvalidQuery)
+        })
+        .unwrap_err();
+    assert!(matches!(error, rusqlite::Error::InvalidQuery));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        db.write(Durability::Fast, |transaction| {
+            insert(transaction, "b").unwrap();
+            if owners_in(transaction) == 1 {
+                panic!("in the middle");
+            }
+            Ok::<_, rusqlite::Error>(())
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(owners(&db), 0);
+    db.write(Durability::Full, |transaction| insert(transaction, "c")).unwrap();
+    assert_eq!(owners(&db), 1);
+}
+
+fn owners_in(transaction: &Transaction<'_>) -> i64 {
+    transaction.query_row("SELECT count(*) FROM owners", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn full_durability_is_set_for_one_commit_only() {
+    let (_dir, path) = scratch();
+    let db = Db::open(&path).unwrap();
+    let synchronous = |connection: &Connection| {
+        connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let (normal, full) = (1, 2);
+    db.write(Durability::Full, |transaction| {
+        assert_eq!(synchronous(transaction), full);
+        Ok::<_, rusqlite::Error>(())
+    })
+    .unwrap();
+    assert_eq!(synchronous(&db.lock()), normal);
+}
+
+#[test]
+fn writers_of_many_connections_wait_for_each_other() {
+    let (_dir, path) = scratch();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let path = &path;
+            scope.spawn(move || {
+                let db = Db::open(path).unwrap();
+                for n in 0..25 {
+                    db.write(Durability::Fast, |transaction| insert(transaction, &format!("{thread}-{n}")))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(owners(&Db::open(&path).unwrap()), 200);
+}

@@ -1,0 +1,29 @@
+//! The store against the real kernel and file system.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic like the tests themselves")]
+
+#[path = "it/blobs.rs"]
+mod blobs;
+#[path = "it/containers.rs"]
+mod containers;
+#[path = "it/crash.rs"]
+mod crash;
+#[path = "it/crowd.rs"]
+mod crowd;
+#[path = "it/flat.rs"]
+mod flat;
+#[path = "it/gc.rs"]
+mod gc;
+#[path = "it/images.rs"]
+mod images;
+#[path = "it/layers.rs"]
+mod layers;
+#[path = "it/leases.rs"]
+mod leases;
+#[path = "it/merged.rs"]
+mod merged;
+#[path = "it/open.rs"]
+mod open;
+#[path = "it/pull.rs"]
+mod pull;
+#[path = "it/support.rs"]
+mod support;

@@ -1,0 +1,180 @@
+//! What a killed process or a power cut leaves, and what the next open makes of it.
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::Path;
+
+use plywood_image::ChainId;
+use plywood_kernel::{IdRange, ProcessId};
+use plywood_store::{
+    ContainerId, ContainerState, Ingest, NewContainer, NewLease, NewSnapshot, Recovered, Store,
+};
+
+use crate::support::{child, digest, image, info, layer, listed, store};
+
+/// Runs in a process of its own and is killed at the end, holding one of everything.
+pub(crate) fn hold_everything(root: &Path) {
+    let store = Store::open(root).unwrap();
+    let pins = store.pins().unwrap();
+    let staging = store.new_layer_staging().unwrap();
+    fs::create_dir_all(staging.path().join("half/a/layer")).unwrap();
+    layer(&store, &pins, "committed", |dir| fs::write(dir.join("kept"), "kept").unwrap());
+    let made = image(&store, &pins, "debian", &[]);
+    // A builder that died half-way.
+    let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+    connection
+        .execute(
+            "INSERT INTO flats (state, owner, chain_id) SELECT 'building', min(id), ?1 FROM owners",
+            [ChainId(digest("half")).to_string()],
+        )
+        .unwrap();
+    fs::create_dir_all(root.join(format!("flat/{}/fs/half", connection.last_insert_rowid()))).unwrap();
+    let new = |name: &str| NewContainer {
+        id: ContainerId::random().unwrap(),
+        name: Some(name.to_owned()),
+        image: made.manifest_digest,
+        image_name: "debian".to_owned(),
+        command: vec![],
+        bundle: "/nowhere".into(),
+        mechanism: "detached".to_owned(),
+        lower: "flat".to_owned(),
+        runtime: "/usr/bin/runc".to_owned(),
+        auto_remove: true,
+    };
+    let (dead, alive) = (new("dead"), new("alive"));
+    store.create_containers(&[dead.clone(), alive.clone()]).unwrap();
+    store.container_started(&dead.id, &ProcessId::current().unwrap(), 1.0).unwrap();
+    // The parent stands for a container process that outlives its supervisor.
+    let parent = ProcessId::of(std::os::unix::process::parent_id()).unwrap();
+    store.container_started(&alive.id, &parent, 1.0).unwrap();
+    let lease = |start: u32, container: Option<&ContainerId>| {
+        let range = IdRange { start, length: 10 };
+        NewLease { uid: range, gid: range, container: container.cloned() }
+    };
+    store
+        .lease_ranges(|_| {
+            Ok::<_, Infallible>(vec![lease(10, None), lease(20, Some(&dead.id)), lease(30, Some(&alive.id))])
+        })
+        .unwrap();
+    let snapshot = |container: Option<&ContainerId>| NewSnapshot {
+        container: container.cloned(),
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+        unshifted: false,
+    };
+    store.create_snapshots(&[snapshot(None), snapshot(Some(&dead.id)), snapshot(Some(&alive.id))]).unwrap();
+    fs::create_dir(root.join(format!("trash/0.{}", ProcessId::current().unwrap()))).unwrap();
+    let Ingest::Write(mut writer) = store.ingest_blob(&digest("blob"), None).unwrap() else { panic!() };
+    writer.write(b"bl").unwrap();
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_killed_process_is_cleaned_up_after() {
+    let (_scratch, store) = store();
+    let root = store.root().path().to_owned();
+    let mut held = child("hold-everything", &root);
+    assert!(!held.wait().unwrap().success());
+
+    let recovered = store.recover().unwrap();
+    assert_eq!(
+        recovered,
+        Recovered {
+            owners: 1,
+            containers: 1,
+            leases: 2,
+            snapshots: 1,
+            layers: 1,
+            flats: 1,
+            trash: 1,
+            strays: 0,
+            stuck: 0
+        }
+    );
+    assert_eq!(store.recover().unwrap(), Recovered::default());
+    let leases = store.leases().unwrap();
+    assert_eq!(leases.len(), 1);
+    assert_eq!(leases[0].uid.start, 30, "its container is alive");
+    let dead = store.find_container("dead").unwrap();
+    assert_eq!((dead.state, dead.exit_code), (ContainerState::Exited, None));
+    assert_eq!(store.snapshots_of(&dead.id).unwrap().len(), 1, "until it is removed");
+    assert_eq!(store.find_container("alive").unwrap().state, ContainerState::Running);
+    assert_eq!(listed(&store, "layers").len(), 1, "the committed one");
+    assert_eq!(listed(&store, "snapshots").len(), 2);
+    assert!(listed(&store, "flat").is_empty());
+    assert!(listed(&store, "trash").is_empty());
+
+    let pins = store.pins().unwrap();
+    let kept = pins.find_layer(&info("committed").diff_id, &ChainId(digest("x"))).unwrap().unwrap();
+    assert_eq!(fs::read(store.layer_path(kept.id).join("kept")).unwrap(), b"kept");
+    let Ingest::Write(writer) = store.ingest_blob(&digest("blob"), None).unwrap() else { panic!() };
+    assert_eq!(writer.offset(), 2, "the download goes on");
+
+    store.adopt_container(&store.find_container("alive").unwrap().id).unwrap();
+    let adopted = store.find_container("alive").unwrap();
+    assert_eq!(adopted.supervisor, ProcessId::current().unwrap());
+    store.remove_container(&adopted.id).unwrap();
+    store.remove_container(&dead.id).unwrap();
+    assert!(listed(&store, "snapshots").is_empty());
+}
+
+/// After a power cut the last fast commits may be missing: there are directories nobody knows.
+#[test]
+fn after_a_reboot_strays_are_removed() {
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let kept = layer(&store, &pins, "kept", |_| ());
+    let flat = store.build_flat(&pins, &ChainId(digest("flat")), &[kept.id], Default::default()).unwrap();
+    drop(pins);
+    let root = store.root().path().to_owned();
+    for stray in ["layers/999/fs/x", "flat/999/fs", "snapshots/999/work", "layers/odd"] {
+        fs::create_dir_all(root.join(stray)).unwrap();
+    }
+    let plywood_store::BuildFlat::Built(flat) = flat else { panic!() };
+    fs::rename(root.join(format!("flat/{}", flat.id)), root.join("trash/nobody")).unwrap();
+    assert_eq!(store.recover().unwrap().strays, 0, "this boot has been looked at");
+
+    let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+    connection.execute("UPDATE meta SET value = 'an earlier boot' WHERE key = 'boot'", []).unwrap();
+    let recovered = store.recover().unwrap();
+    assert_eq!((recovered.strays, recovered.trash, recovered.stuck), (5, 0, 0));
+    assert_eq!(store.find_flat(&flat.chain_id).unwrap(), None);
+    assert_eq!(listed(&store, "layers"), [kept.id.to_string()]);
+    for empty in ["flat", "snapshots", "trash"] {
+        assert!(listed(&store, empty).is_empty(), "{empty}");
+    }
+}
+
+/// A number whose row a power cut took is given out again: the directory of that name is not ours to use.
+#[test]
+fn a_directory_left_under_a_fresh_number_is_replaced() {
+    let (_scratch, store) = store();
+    let left = store.root().path().join("layers/1/fs/left");
+    fs::create_dir_all(&left).unwrap();
+    let staging = store.new_layer_staging().unwrap();
+    assert_eq!(staging.path(), left.parent().unwrap());
+    assert!(!left.exists());
+}
+
+#[test]
+fn root_what_has_a_mount_inside_is_left_and_keeps_nobody_out() {
+    plywood_kernel::testing::require_root();
+    plywood_kernel::testing::in_private_mount_ns(|| {
+        let (_scratch, store) = store();
+        let root = store.root().path().to_owned();
+        fs::create_dir_all(root.join("trash/nobody/mounted")).unwrap();
+        let context = plywood_kernel::FsContext::open("tmpfs").unwrap();
+        context.create().unwrap();
+        let mount = context.mount(plywood_kernel::MountAttrs::NONE).unwrap();
+        mount.attach(rustix::fs::CWD, root.join("trash/nobody/mounted")).unwrap();
+        fs::write(root.join("trash/nobody/mounted/precious"), "x").unwrap();
+        let recovered = Store::open(&root).unwrap().recover().unwrap();
+        assert_eq!((recovered.stuck, recovered.trash), (1, 0));
+        assert_eq!(fs::read(root.join("trash/nobody/mounted/precious")).unwrap(), b"x");
+        drop(mount);
+        plywood_kernel::unmount(root.join("trash/nobody/mounted"), plywood_kernel::UnmountFlags::empty())
+            .unwrap();
+        assert_eq!(store.recover().unwrap().trash, 1);
+    });
+}

@@ -1,0 +1,63 @@
+//! Layers: staging, commit, identity.
+
+use std::fs;
+
+use plywood_image::{ChainId, DiffId};
+
+use crate::support::{digest, info, layer, listed, store};
+
+#[test]
+fn a_committed_layer_is_found_again_after_reopening() {
+    let (scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let made = layer(&store, &pins, "a", |dir| fs::write(dir.join("file"), "x").unwrap());
+    drop(pins);
+    drop(store);
+
+    let store = plywood_store::Store::open(&scratch.path().join("root")).unwrap();
+    let pins = store.pins().unwrap();
+    let found = pins.find_layer(&made.info.diff_id, &ChainId(digest("any"))).unwrap().unwrap();
+    assert_eq!(found, made);
+    assert_eq!(fs::read(store.layer_path(found.id).join("file")).unwrap(), b"x");
+    store.open_layer(found.id).unwrap();
+}
+
+#[test]
+fn layers_that_depend_on_others_are_found_by_chain_only() {
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let mut dependent = info("a");
+    dependent.standalone = false;
+    let made = store
+        .commit_layers(&pins, vec![(store.new_layer_staging().unwrap(), dependent.clone())])
+        .unwrap()
+        .remove(0);
+    assert_eq!(pins.find_layer(&dependent.diff_id, &ChainId(digest("other"))).unwrap(), None);
+    assert_eq!(pins.find_layer(&dependent.diff_id, &dependent.chain_id).unwrap(), Some(made));
+    assert_eq!(pins.find_layer(&DiffId(digest("b")), &ChainId(digest("other"))).unwrap(), None);
+}
+
+#[test]
+fn of_two_equal_layers_one_is_kept() {
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let first = layer(&store, &pins, "a", |_| ());
+    let staged: Vec<_> =
+        ["a", "b", "b"].into_iter().map(|name| (store.new_layer_staging().unwrap(), info(name))).collect();
+    let committed = store.commit_layers(&pins, staged).unwrap();
+    assert_eq!(committed[0], first);
+    assert_eq!(committed[1], committed[2]);
+    assert_eq!(listed(&store, "layers"), [first.id.to_string(), committed[1].id.to_string()]);
+    assert!(listed(&store, "trash").is_empty());
+}
+
+#[test]
+fn staging_given_up_leaves_nothing() {
+    let (_scratch, store) = store();
+    let staging = store.new_layer_staging().unwrap();
+    fs::create_dir_all(staging.path().join("a/b")).unwrap();
+    assert_eq!(listed(&store, "layers"), [staging.id().to_string()]);
+    drop(staging);
+    assert!(listed(&store, "layers").is_empty());
+    assert!(listed(&store, "trash").is_empty());
+}

@@ -1,0 +1,92 @@
+//! Opening the state root.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use plywood_store::db::OpenDbError;
+use plywood_store::root::RootError;
+use plywood_store::{OpenError, Store};
+
+#[test]
+fn a_missing_root_is_made_for_its_owner_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("some/where/root");
+    let store = Store::open(&root).unwrap();
+    assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert_eq!(store.root().path(), root);
+    drop(store);
+    Store::open(&root).unwrap();
+}
+
+#[test]
+fn roots_that_others_could_enter_or_redirect_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = |name: &str| Store::open(&scratch.path().join(name)).map(|_| ());
+
+    fs::create_dir(scratch.path().join("wide")).unwrap();
+    for mode in [0o755, 0o710, 0o701] {
+        fs::set_permissions(scratch.path().join("wide"), fs::Permissions::from_mode(mode)).unwrap();
+        let error = open("wide").unwrap_err();
+        assert!(matches!(error, OpenError::Root(RootError::Mode { .. })), "{error:?}");
+        assert!(error.to_string().contains("chmod 0700"), "{error}");
+    }
+    assert!(fs::read_dir(scratch.path().join("wide")).unwrap().next().is_none());
+
+    fs::write(scratch.path().join("file"), "").unwrap();
+    assert!(matches!(open("file"), Err(OpenError::Root(RootError::NotADirectory(_)))));
+    fs::create_dir(scratch.path().join("real")).unwrap();
+    symlink("real", scratch.path().join("link")).unwrap();
+    assert!(matches!(open("link"), Err(OpenError::Root(RootError::Symlink(_)))));
+}
+
+#[test]
+fn root_a_root_of_another_user_is_refused() {
+    plywood_kernel::testing::require_root();
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&root, Some(12345), None).unwrap();
+    let error = Store::open(&root).unwrap_err();
+    assert!(matches!(error, OpenError::Root(RootError::Owner { owner: 12345, .. })), "{error:?}");
+}
+
+#[test]
+fn a_newer_database_and_a_foreign_one_are_refused_untouched() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("root");
+    drop(Store::open(&root).unwrap());
+    let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+    connection.pragma_update(None, "user_version", 1000).unwrap();
+    let error = Store::open(&root).unwrap_err();
+    assert!(matches!(error, OpenError::Db(OpenDbError::TooNew { found: 1000, .. })), "{error:?}");
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(Store::open(&root).unwrap());
+
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o700)).unwrap();
+    let foreign = rusqlite::Connection::open(other.join("plywood.db")).unwrap();
+    foreign.execute_batch("CREATE TABLE theirs (x)").unwrap();
+    assert!(matches!(Store::open(&other), Err(OpenError::Db(OpenDbError::Foreign(_)))));
+    drop(foreign);
+    fs::write(other.join("plywood.db"), "not a database at all, but long enough to be looked at").unwrap();
+    assert!(matches!(Store::open(&other), Err(OpenError::Db(OpenDbError::Db { .. }))));
+}
+
+#[test]
+fn a_store_that_is_closed_leaves_no_owner() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("root");
+    let store = Store::open(&root).unwrap();
+    let pins = store.pins().unwrap();
+    let count = |sql: &str| -> i64 {
+        let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count("SELECT count(*) FROM owners"), 1);
+    drop(store);
+    assert_eq!(count("SELECT count(*) FROM owners"), 1, "the pins still hold the store");
+    drop(pins);
+    assert_eq!(count("SELECT count(*) FROM owners"), 0);
+}
