@@ -157,7 +157,7 @@ impl Options {
             match name.as_str() {
                 "--containers" => self.containers = number(&value),
                 "--layers" => self.layers = number(&value),
-                "--rounds" => self.rounds = number(&value),
+                "--rounds" => self.rounds = number(&value).max(1),
                 "--concurrency" => self.concurrency = value.split(',').map(number).collect(),
                 _ => panic!("{name}: no such option"),
             }
