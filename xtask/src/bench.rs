@@ -45,10 +45,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
             )
         })?;
         let text = fs::read_to_string(&raw).with_context(|| format!("{name} left no {}", raw.display()))?;
-        for (number, line) in text.lines().enumerate() {
-            let value: Value = serde_json::from_str(line)
-                .with_context(|| format!("{}:{}: no JSON", raw.display(), number + 1))?;
-            rows.push((*name, figures(&value)));
+        for value in serde_json::Deserializer::from_str(&text).into_iter::<Value>() {
+            let value = value.with_context(|| format!("{} holds no JSON", raw.display()))?;
+            rows.extend(figures(&value).into_iter().map(|line| (*name, line)));
         }
     }
     println!("\n{:12}measured", "benchmark");
@@ -59,22 +58,26 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The figures of one result on one line: all that is not a list of samples, nested names joined by dots.
-fn figures(value: &Value) -> String {
-    let mut words = Vec::new();
-    collect("", value, &mut words);
-    words.join("  ")
+/// The figures of one result, a line each: its own, nested names joined by dots, then those of the objects in its
+/// lists. Lists of numbers are samples, and stay in the file.
+fn figures(value: &Value) -> Vec<String> {
+    let (mut words, mut lines) = (Vec::new(), Vec::new());
+    collect("", value, &mut words, &mut lines);
+    if !words.is_empty() {
+        lines.insert(0, words.join("  "));
+    }
+    lines
 }
 
-fn collect(name: &str, value: &Value, words: &mut Vec<String>) {
+fn collect(name: &str, value: &Value, words: &mut Vec<String>, lines: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
             for (key, inner) in fields {
                 let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                collect(&name, inner, words);
+                collect(&name, inner, words, lines);
             }
         }
-        Value::Array(_) => {}
+        Value::Array(list) => lines.extend(list.iter().filter(|v| v.is_object()).flat_map(figures)),
         Value::String(text) => words.push(format!("{name} {text}")),
         Value::Number(number) => match number.as_f64() {
             Some(float) if number.is_f64() => words.push(format!("{name} {float:.3}")),
@@ -90,11 +93,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn results_are_shown_on_one_line_without_samples() {
+    fn results_are_shown_on_a_line_each_without_samples() {
         let value = json!({
-            "name": "flat/50", "ratio": 1.031_23, "containers": 100, "ms": { "p50": 0.5, "max": 2 },
-            "samples": [1, 2, 3],
+            "conditions": { "kernel": "6.18", "cpus": 2 },
+            "ratios": [{ "what": "50 layers : 1", "measured": 1.031_23 }, { "what": "500 : 1", "measured": 1.1 }],
+            "samples_us": { "flat": [1.0, 2.0] },
         });
-        assert_eq!(figures(&value), "containers 100  ms.max 2  ms.p50 0.500  name flat/50  ratio 1.031");
+        assert_eq!(
+            figures(&value),
+            [
+                "conditions.cpus 2  conditions.kernel 6.18",
+                "measured 1.031  what 50 layers : 1",
+                "measured 1.100  what 500 : 1"
+            ]
+        );
     }
 }

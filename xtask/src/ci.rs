@@ -33,7 +33,10 @@ pub(crate) fn run() -> Result<()> {
             show(command.args(["--workspace", "--locked", "check", "bans", "licenses", "sources"]))
         },
     )?;
-    step("Tests: cargo xtask test", || show(cargo().args(["xtask", "test"])))?;
+    step("Tests: cargo xtask test", || {
+        // A snapshot that differs fails; it is not for CI to write the new one.
+        show(cargo().env("INSTA_UPDATE", "no").args(["xtask", "test"]))
+    })?;
     step("Documentation builds without a warning", || {
         let mut command = cargo();
         command.env("RUSTDOCFLAGS", "-D warnings");

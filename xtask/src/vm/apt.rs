@@ -102,8 +102,8 @@ fn configuration(dir: &Path) -> String {
          Dir::State::status \"{dir}/state/status\";\n\
          Dir::Cache \"{dir}/cache\";\n\
          Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
-         Dir::Etc::sourceparts \"-\";\n\
-         Dir::Etc::preferencesparts \"-\";\n\
+         Dir::Etc::sourceparts \"/dev/null\";\n\
+         Dir::Etc::preferencesparts \"/dev/null\";\n\
          APT::Architecture \"amd64\";\n\
          APT::Architectures \"amd64\";\n\
          APT::Sandbox::User \"root\";\n\
