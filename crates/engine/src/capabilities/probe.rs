@@ -63,10 +63,13 @@ fn mount_api(scratch: &Scratch) -> Answer {
     answer_call(made)
 }
 
+/// Asked to the end: before 6.5 overlay takes any parameter and reads them all when it is created.
 fn append_layers(scratch: &Scratch) -> Answer {
-    answer_call(
-        FsContext::open("overlay").and_then(|context| context.set_string("lowerdir+", scratch.lower(0))),
-    )
+    let made = FsContext::open("overlay").and_then(|context| {
+        (0..LAYERS).try_for_each(|n| context.set_string("lowerdir+", scratch.lower(n)))?;
+        context.create()
+    });
+    answer_call(made)
 }
 
 fn volatile(scratch: &Scratch) -> Answer {
