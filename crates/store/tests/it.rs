@@ -15,6 +15,10 @@ mod flat;
 mod gc;
 #[path = "it/images.rs"]
 mod images;
+#[path = "it/import.rs"]
+mod import;
+#[path = "it/import_images.rs"]
+mod import_images;
 #[path = "it/layers.rs"]
 mod layers;
 #[path = "it/leases.rs"]
@@ -27,3 +31,5 @@ mod open;
 mod pull;
 #[path = "it/support.rs"]
 mod support;
+#[path = "it/unpack.rs"]
+mod unpack;

@@ -285,15 +285,11 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-/// Whether a name in a layout or archive is the one asked for: the same text, the same reference, or its tag.
+/// Whether a name in a layout or archive is the one asked for: the same text, or the same reference.
 fn is_named(name: &str, wanted: &str) -> bool {
-    if name == wanted {
-        return true;
-    }
-    let Ok(wanted) = wanted.parse::<Reference>() else { return false };
-    let full = name.contains([':', '/']);
-    match name.parse::<Reference>() {
-        Ok(name) if full => name == wanted,
+    match (name.parse::<Reference>(), wanted.parse::<Reference>()) {
+        _ if name == wanted => true,
+        (Ok(name), Ok(wanted)) => name == wanted,
         _ => false,
     }
 }

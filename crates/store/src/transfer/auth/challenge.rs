@@ -92,11 +92,13 @@ fn take_value(text: &str) -> Option<(String, &str)> {
 mod tests {
     use super::*;
 
-    fn pairs(header: &str) -> Vec<(String, Vec<(String, String)>)> {
+    type Parameters = Vec<(String, String)>;
+
+    fn pairs(header: &str) -> Vec<(String, Parameters)> {
         parse(header).into_iter().map(|c| (c.scheme, c.parameters)).collect()
     }
 
-    fn owned(parameters: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn owned(parameters: &[(&str, &str)]) -> Parameters {
         parameters.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
     }
 
@@ -104,7 +106,7 @@ mod tests {
     fn challenges_parse() {
         let bearer =
             owned(&[("realm", "https://a/t?x=1,2"), ("service", "s"), ("scope", "repository:a/b:pull,push")]);
-        let cases: &[(&str, Vec<(&str, Vec<(String, String)>)>)] = &[
+        let cases: &[(&str, Vec<(&str, Parameters)>)] = &[
             ("", vec![]),
             ("Basic", vec![("basic", vec![])]),
             ("Basic realm=x", vec![("basic", owned(&[("realm", "x")]))]),

@@ -1,0 +1,190 @@
+//! Layers that mean harm, or make no sense.
+
+use std::fs;
+
+use plywood_image::testing::{RawHeader, TarBuilder};
+use plywood_kernel::testing::require_root;
+
+use super::super::import_images::{LayerBlob, Layout, assert_untouched, chain, import};
+use super::super::support::store;
+use super::tree::Tree;
+
+/// A file outside the store that every escape aims at.
+struct Victim {
+    dir: tempfile::TempDir,
+    before: Vec<String>,
+}
+
+impl Victim {
+    fn new() -> Victim {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "precious").unwrap();
+        Victim { before: listing(&dir), dir }
+    }
+
+    fn path(&self) -> &str {
+        self.dir.path().to_str().unwrap()
+    }
+
+    fn assert_unharmed(&self, what: &str) {
+        assert_eq!(listing(&self.dir), self.before, "{what}");
+    }
+}
+
+fn listing(dir: &tempfile::TempDir) -> Vec<String> {
+    let tree = Tree::read(dir.path());
+    vec![format!("{tree:?}")]
+}
+
+#[test]
+fn root_escapes_are_refused() {
+    require_root();
+    let victim = Victim::new();
+    let outside = victim.path().to_owned();
+    let file = format!("{outside}/file");
+    let up = format!("../../../../../../../../../../..{outside}");
+    let cases: Vec<(&str, TarBuilder, &str)> = vec![
+        ("..", TarBuilder::new().file("../x", "x"), "\"..\""),
+        (".. in the middle", TarBuilder::new().dir("a", 0o755).file("a/../../x", "x"), "\"..\""),
+        (".. to the victim", TarBuilder::new().file(format!("{up}/x"), "x"), "\"..\""),
+        ("a link and below it", TarBuilder::new().symlink("l", &outside).file("l/x", "x"), "below \"l\""),
+        (
+            "a relative link and below it",
+            TarBuilder::new().symlink("l", &up).file("l/file", "x"),
+            "below \"l\"",
+        ),
+        (
+            "a link and a directory in it",
+            TarBuilder::new().symlink("l", &outside).dir("l/d", 0o755),
+            "below \"l\"",
+        ),
+        (
+            "a link and a whiteout in it",
+            TarBuilder::new().symlink("l", &outside).whiteout("l", "file"),
+            "below \"l\"",
+        ),
+        ("a link made opaque", TarBuilder::new().symlink("l", &outside).opaque("l"), "\"l\""),
+        (
+            "a link and a device in it",
+            TarBuilder::new().symlink("l", &outside).char_device("l/null", 1, 3),
+            "below \"l\"",
+        ),
+        ("a hard link up", TarBuilder::new().hard_link("x", format!("{up}/file")), "\"..\""),
+        ("a hard link out", TarBuilder::new().hard_link("x", &file), "neither in this layer"),
+        (
+            "a hard link through a link",
+            TarBuilder::new().symlink("l", &outside).hard_link("x", "l/file"),
+            "l",
+        ),
+        ("the root as a link", TarBuilder::new().symlink("./", &outside), "root"),
+        (
+            "an overlay mark",
+            TarBuilder::new().xattr("trusted.overlay.redirect", &outside).dir("d", 0o755),
+            "trusted.overlay.redirect",
+        ),
+        ("a whiteout device", TarBuilder::new().char_device("x", 0, 0), "whiteout"),
+        ("a whiteout of nothing", TarBuilder::new().file("a/.wh.", ""), "whiteout"),
+        ("a whiteout of ..", TarBuilder::new().file("a/.wh...", ""), "whiteout"),
+        (
+            "a replaced directory",
+            TarBuilder::new().dir("d", 0o755).file("d/x", "x").symlink("d", &outside),
+            "directory",
+        ),
+        ("a NUL", TarBuilder::new().pax("path", b"a\0b").file("a", ""), "NUL"),
+        ("a long name", TarBuilder::new().file(format!("d/{}", "n".repeat(256)), ""), "255"),
+        (
+            "an owner that is none",
+            TarBuilder::new().entry(RawHeader::new(b'0').name("x").owner(u64::from(u32::MAX), 0), b""),
+            "4294967295",
+        ),
+        ("an unknown type", TarBuilder::new().entry(RawHeader::new(b'Q').name("x"), b""), "type"),
+    ];
+    for (what, tar, expected) in cases {
+        let (_scratch, store) = store();
+        let pins = store.pins().unwrap();
+        let error =
+            chain(&import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar.finish())])).unwrap_err());
+        assert!(error.contains(expected), "{what}: {error}");
+        assert_untouched(&store);
+        victim.assert_unharmed(what);
+    }
+}
+
+/// Names that look like escapes and are none, and duplicates: the last one counts.
+#[test]
+fn root_odd_layers_that_are_accepted() {
+    require_root();
+    let victim = Victim::new();
+    let outside = victim.path().to_owned();
+    let tar = TarBuilder::new()
+        .file("/absolute", "inside")
+        .file("././dots//and/slashes", "inside")
+        .symlink("link", &outside)
+        .file("link", "the link is gone")
+        .file("twice", "first")
+        .hard_link("other", "twice")
+        .file("twice", "second")
+        .dir("empty", 0o755)
+        .symlink("empty", format!("{outside}/file"))
+        .file("file", "")
+        .dir("file", 0o700)
+        .file("file/inside", "x")
+        .symlink("dangling", "/nonexistent")
+        .finish();
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let image = import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar)]));
+    let image = image.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let root = store.layer_path(image.layers[0].id);
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    assert_eq!(read("absolute"), "inside");
+    assert_eq!(read("dots/and/slashes"), "inside");
+    assert_eq!(read("link"), "the link is gone");
+    assert_eq!((read("twice"), read("other")), ("second".into(), "first".into()));
+    assert_eq!(fs::read_link(root.join("empty")).unwrap().to_str().unwrap(), format!("{outside}/file"));
+    assert_eq!(read("file/inside"), "x");
+    victim.assert_unharmed("odd");
+}
+
+/// An attribute the file system does not take is an error that names it.
+#[test]
+fn root_attributes_are_kept_or_refused() {
+    require_root();
+    let tar = TarBuilder::new().xattr("nonsense.name", "x").file("etc/file", "x").finish();
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let error = chain(&import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar)])).unwrap_err());
+    assert!(error.contains("etc/file") && error.contains("nonsense.name"), "{error}");
+    assert_untouched(&store);
+}
+
+/// A default ACL or set-group-id bit of the image must not change what is made below it.
+#[test]
+fn root_directories_do_not_rub_off() {
+    require_root();
+    // version 2; user rwx, group rwx, other none.
+    let mut acl = vec![2, 0, 0, 0];
+    for (tag, permissions) in [(1u16, 7u16), (4, 7), (32, 0)] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(u32::MAX.to_le_bytes());
+    }
+    let tar = TarBuilder::new()
+        .xattr("system.posix_acl_default", &acl)
+        .entry(&super::header(b'5', "d", 0o2775, (0, 50), 5), b"")
+        .file("d/file", "x")
+        .dir("d/sub", 0o755)
+        .finish();
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let image = import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar)]));
+    let image = image.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let tree = Tree::read(&store.layer_path(image.layers[0].id));
+    let get = |path: &str| tree.get(path).map(|e| (e.mode & 0o7777, e.owner)).unwrap();
+    assert_eq!(get("d"), (0o2775, (0, 50)));
+    assert_eq!(tree.get("d").unwrap().mtime, (5, 0));
+    assert_eq!(tree.get("d").unwrap().xattrs["system.posix_acl_default"], acl);
+    assert_eq!(get("d/file"), (0o644, (0, 0)));
+    assert_eq!(get("d/sub"), (0o755, (0, 0)));
+    assert!(tree.get("d/sub").unwrap().xattrs.is_empty());
+}

@@ -1,0 +1,186 @@
+//! What a layer takes from the layers below it.
+
+use plywood_image::testing::TarBuilder;
+use plywood_kernel::testing::require_root;
+use plywood_store::{Image, Store};
+
+use super::super::import_images::{LayerBlob, Layout, assert_untouched, chain, import};
+use super::super::support::store;
+use super::tree::Tree;
+use super::{compare, header, overlay};
+
+fn tars(layers: [TarBuilder; 2]) -> Vec<Vec<u8>> {
+    layers.into_iter().map(TarBuilder::finish).collect()
+}
+
+fn blobs(tars: &[Vec<u8>]) -> Vec<LayerBlob> {
+    tars.iter().map(|tar| LayerBlob::gzip(tar)).collect()
+}
+
+fn unpack(tars: &[Vec<u8>]) -> (tempfile::TempDir, Store, Image) {
+    let (scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let image =
+        import(&store, &pins, &Layout::of("a", &blobs(tars))).unwrap_or_else(|e| panic!("{}", chain(&e)));
+    (scratch, store, image)
+}
+
+fn layer_tree(store: &Store, image: &Image, index: usize) -> Tree {
+    Tree::read(&store.layer_path(image.layers[index].id))
+}
+
+/// A directory that the layer does not list is the one below, attributes and all, and the layer is not shared with
+/// images that have another.
+#[test]
+fn root_implied_directories_are_those_below() {
+    require_root();
+    let below = TarBuilder::new()
+        .entry(&header(b'5', "./", 0o711, (3, 4), 77), b"")
+        .xattr("user.note", "kept")
+        .entry(&header(b'5', "srv", 0o2770, (5, 6), 1000), b"")
+        .entry(&header(b'5', "srv/www", 0o700, (7, 8), 2000), b"");
+    let above = TarBuilder::new().file("srv/www/index", "hello").file("new/deep/file", "x");
+    let layers = tars([below, above]);
+    let (_scratch, _store, image) = unpack(&layers);
+    let ours = compare(&layers);
+    assert_eq!(ours.get("new/deep").unwrap().mtime, (0, 0));
+    assert_eq!(ours.get("").unwrap().mtime, (77, 0));
+    assert!(image.layers[0].info.standalone);
+    assert!(!image.layers[1].info.standalone);
+    assert_eq!((image.layers[1].info.max_uid, image.layers[1].info.max_gid), (7, 8));
+}
+
+#[test]
+fn root_layers_that_list_all_they_have_are_shared() {
+    require_root();
+    let shared = LayerBlob::gzip(&TarBuilder::new().dir("opt", 0o755).file("opt/x", "x").finish());
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let on = |base: &str| {
+        let base = LayerBlob::gzip(&TarBuilder::new().file(base, "").finish());
+        import(&store, &pins, &Layout::of("on", &[base, shared.clone()])).unwrap()
+    };
+    let (a, b) = (on("a"), on("b"));
+    assert_eq!(a.layers[1].id, b.layers[1].id);
+    assert_ne!(a.layers[0].id, b.layers[0].id);
+}
+
+/// overlayfs lists a whiteout in a directory that no other layer has.
+#[test]
+fn root_whiteouts_stay_only_where_they_hide_something() {
+    require_root();
+    let below =
+        TarBuilder::new().dir("a", 0o755).file("a/x", "x").dir("b", 0o755).file("b/y", "y").symlink("l", "b");
+    let above = TarBuilder::new()
+        .dir("a", 0o755)
+        .whiteout("a", "x")
+        .whiteout("a", "nothing")
+        .dir("b", 0o755)
+        .opaque("b")
+        .whiteout("b", "y")
+        .dir("l", 0o755)
+        .whiteout("l", "y")
+        .whiteout("", "gone");
+    let layers = tars([below, above]);
+    let (_scratch, store, image) = unpack(&layers);
+    let tree = layer_tree(&store, &image, 1);
+    assert!(tree.get("a/x").is_some_and(|e| e.mode & 0o170_000 == 0o020_000 && e.rdev == 0));
+    for absent in ["a/nothing", "b/y", "l/y", "gone"] {
+        assert!(tree.get(absent).is_none(), "{absent}");
+    }
+    assert!(!image.layers[1].info.standalone);
+    compare(&layers);
+}
+
+#[test]
+fn root_hard_links_into_lower_layers() {
+    require_root();
+    let below = TarBuilder::new()
+        .dir("a", 0o755)
+        .xattr("user.note", "kept")
+        .entry(header(b'0', "a/file", 0o4750, (9, 10), 1234).size(7), b"content")
+        .symlink("a/link", "file");
+    let above = TarBuilder::new()
+        .dir("a", 0o755)
+        .hard_link("a/second", "a/file")
+        .hard_link("a/third", "a/second")
+        .hard_link("b-link", "a/link");
+    let layers = tars([below, above]);
+    let (_scratch, store, image) = unpack(&layers);
+    let tree = overlay(&store, &image);
+    let [first, second, third] = ["a/file", "a/second", "a/third"].map(|path| tree.get(path).unwrap());
+    assert_eq!((first, second), (second, third));
+    assert_eq!((first.mode & 0o7777, first.owner), (0o4750, (9, 10)));
+    assert!(!image.layers[1].info.standalone);
+    compare(&layers);
+}
+
+/// A layer for a merged /usr may list what is below /bin and not /bin itself.
+#[test]
+fn root_paths_through_a_lower_symbolic_link() {
+    require_root();
+    let below = TarBuilder::new()
+        .dir("usr", 0o755)
+        .entry(&header(b'5', "usr/bin", 0o751, (0, 2), 55), b"")
+        .file("usr/bin/old", "old")
+        .symlink("bin", "usr/bin")
+        .symlink("up", "../../../../usr")
+        .dir("opt", 0o755)
+        .symlink("opt/absolute", "/bin");
+    let above = TarBuilder::new()
+        .file("bin/tool", "tool")
+        .hard_link("bin/tool2", "bin/tool")
+        .hard_link("bin/older", "bin/old")
+        .file("opt/absolute/two-links", "2")
+        .file("up/file", "stays inside");
+    let layers = tars([below, above]);
+    let (_scratch, store, image) = unpack(&layers);
+    let tree = overlay(&store, &image);
+    assert_eq!(tree.get("bin").unwrap().content, "usr/bin");
+    for path in ["usr/bin/tool", "usr/bin/tool2", "usr/bin/older", "usr/bin/two-links", "usr/file"] {
+        assert!(tree.get(path).is_some(), "{path}");
+    }
+    assert!(!image.layers[1].info.standalone);
+    compare(&layers);
+}
+
+/// overlayfs merges the roots of all layers, marked or not.
+#[test]
+fn root_an_opaque_root_hides_everything_below() {
+    require_root();
+    let below = TarBuilder::new().dir("a", 0o755).file("a/x", "x").file("b", "b").dir("c", 0o755);
+    let above = TarBuilder::new()
+        .entry(&header(b'5', "./", 0o755, (0, 0), 9), b"")
+        .opaque("")
+        .dir("a", 0o755)
+        .file("n", "n");
+    let layers = tars([below, above]);
+    let (_scratch, store, image) = unpack(&layers);
+    let tree = overlay(&store, &image);
+    assert!(tree.get("a").is_some() && tree.get("n").is_some());
+    for hidden in ["a/x", "b", "c"] {
+        assert!(tree.get(hidden).is_none(), "{hidden}");
+    }
+    assert_eq!(tree.get("").unwrap().mtime, (9, 0));
+}
+
+#[test]
+fn root_what_does_not_fit_the_layers_below_is_refused() {
+    require_root();
+    let below = || TarBuilder::new().file("file", "f").symlink("loop", "loop").dir("dir", 0o755);
+    for (above, expected) in [
+        (TarBuilder::new().file("file/below", "x"), "the layers below have a file there"),
+        (TarBuilder::new().hard_link("x", "absent"), "neither in this layer nor in those below"),
+        (TarBuilder::new().hard_link("x", "dir"), "neither in this layer nor in those below"),
+        (TarBuilder::new().file("loop/x", "x"), "too many symbolic links"),
+        (TarBuilder::new().whiteout("", "gone").hard_link("x", "gone"), "neither in this layer"),
+    ] {
+        let (_scratch, store) = store();
+        let pins = store.pins().unwrap();
+        let error =
+            chain(&import(&store, &pins, &Layout::of("a", &blobs(&tars([below(), above])))).unwrap_err());
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert!(error.contains("layer 2"), "{error}");
+        assert_untouched(&store);
+    }
+}
