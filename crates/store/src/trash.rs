@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plywood_kernel::{Kind, ProcessId};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::Store;
@@ -30,11 +30,15 @@ pub(crate) fn set_aside(
     parent: BorrowedFd<'_>,
     name: &str,
 ) -> Result<Option<String>, StateError> {
-    let aside = format!("{}.{}", NEXT.fetch_add(1, Ordering::Relaxed), store.process());
-    match rustix::fs::renameat(parent, name, store.root().trash(), &aside) {
-        Ok(()) => Ok(Some(aside)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(FileError::new("renameat", name, errno).into()),
+    loop {
+        let aside = format!("{}.{}", NEXT.fetch_add(1, Ordering::Relaxed), store.process());
+        match rustix::fs::renameat_with(parent, name, store.root().trash(), &aside, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(Some(aside)),
+            Err(Errno::NOENT) => return Ok(None),
+            // execve keeps pid and start time but starts the count anew.
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(FileError::new("renameat2", name, errno).into()),
+        }
     }
 }
 

@@ -136,9 +136,10 @@ impl Work<'_> {
                 tracing::debug!(%error, "flat tree is built at normal priority");
             }
         }
+        let mut buffer = vec![MaybeUninit::uninit(); 64 * 1024];
         while let Some(task) = self.next() {
             let _active = Active(self);
-            if let Err(error) = self.directory(&task) {
+            if let Err(error) = self.directory(&task, &mut buffer) {
                 self.fail(error);
             }
         }
@@ -162,16 +163,15 @@ impl Work<'_> {
         }
     }
 
-    fn directory(&self, task: &Task) -> Result<(), MergeError> {
+    fn directory(&self, task: &Task, buffer: &mut [MaybeUninit<u8>]) -> Result<(), MergeError> {
         let out = open_dir(self.job.out, &task.path)?;
         let mut names: HashMap<CString, Name> = HashMap::new();
         let mut metadata = None;
-        let mut buffer = vec![MaybeUninit::<u8>::uninit(); 64 * 1024];
         for &layer in &task.layers {
             let source = open_dir(self.job.base, &self.job.layers[layer].join(&task.path))?;
             let directory =
                 Directory { work: self, source: source.as_fd(), out: out.as_fd(), path: &task.path };
-            let mut reader = RawDir::new(&source, &mut buffer);
+            let mut reader = RawDir::new(&source, &mut *buffer);
             while let Some(entry) = reader.next() {
                 let entry = entry.on_file("getdents64", &task.path)?;
                 let name = entry.file_name();
