@@ -174,7 +174,11 @@ fn uid_maps(text: &str) -> BTreeSet<(u64, u64)> {
 }
 
 fn summary(proof: &Proof, image: &image::Image, mounts: usize) {
-    let figure = |path: &str| proof.figures.pointer(path).map_or_else(|| "?".into(), ToString::to_string);
+    let word = |path: &str| proof.figures.pointer(path).and_then(Value::as_str).unwrap_or("?");
+    let ms = |path: &str| {
+        let value = proof.figures.pointer(path).and_then(Value::as_f64);
+        value.map_or_else(|| "?".into(), |value| format!("{value:.0} ms"))
+    };
     println!();
     println!("What was shown");
     println!("  image                {} layers, pulled from a registry, digests checked", image.layers);
@@ -182,13 +186,9 @@ fn summary(proof: &Proof, image: &image::Image, mounts: usize) {
     println!("  host id ranges       {} distinct, as seen from inside the containers", proof.ranges);
     println!("  host mount events    {} during the whole run", proof.host_mount_events);
     println!("  host mount table     {mounts} mounts before and after, unchanged");
-    println!("  how                  {} over {}", figure("/mechanism"), figure("/lower"));
-    println!(
-        "  launch               p50 {} ms, p99 {} ms",
-        figure("/launch_ms/p50"),
-        figure("/launch_ms/p99")
-    );
-    println!("  wall time            {} ms for all {CONTAINERS}", figure("/wall_ms"));
+    println!("  how                  {} over {}", word("/mechanism"), word("/lower"));
+    println!("  launch               p50 {}, p99 {}", ms("/launch_ms/p50"), ms("/launch_ms/p99"));
+    println!("  wall time            {} for all {CONTAINERS}", ms("/wall_ms"));
     println!();
     println!("Again, by hand: sudo target/release/plywood --root target/demo/root images");
 }
