@@ -11,7 +11,10 @@ use plywood_engine::idrange::UserNsPool;
 use plywood_engine::lower::{LowerRef, LowerSource, Lowers};
 use plywood_engine::mechanism::{Choice, Mechanism};
 use plywood_engine::plan::{Request, plan};
-use plywood_kernel::{IdMap, IdRange, Reaper, UserNs, remove_tree};
+use plywood_kernel::{
+    FsContext, IdMap, IdRange, MountAttrs, Reaper, UnmountFlags, UserNs, remove_tree, unmount,
+};
+use rustix::fs::CWD;
 
 /// Image sizes, in layers.
 pub(crate) const LAYERS: [usize; 3] = [1, 50, 500];
@@ -19,9 +22,10 @@ pub(crate) const LAYERS: [usize; 3] = [1, 50, 500];
 /// Containers with a range and a user namespace of their own.
 pub(crate) const CONTAINERS: usize = 1_100;
 
-/// A directory that every layer has; files in it, a layer.
+/// A directory that every layer has, and the files in it: as many in every image, however many layers they are
+/// spread over, so that the size of directories is not taken for the number of layers.
 pub(crate) const SHARED_DIR: &str = "usr/lib";
-const FILES: usize = 10;
+const FILES: usize = 500;
 
 /// One way to make a rootfs.
 #[derive(Clone, Copy)]
@@ -63,11 +67,18 @@ impl Bed {
         let root = dir.join(format!("plywood-bench-{}", std::process::id()));
         fs::create_dir_all(root.join("snapshots")).unwrap();
         fs::create_dir_all(root.join("rootfs")).unwrap();
+        // Temporary mount points lie in memory, as in /run: the journal of a disk would be held against the mechanisms
+        // that need many.
+        let scratch = root.join("tmp");
+        fs::create_dir(&scratch).unwrap();
+        let memory = FsContext::open("tmpfs").unwrap();
+        memory.create().unwrap();
+        memory.mount(MountAttrs::NONE).unwrap().attach(CWD, &scratch).unwrap();
         for layers in LAYERS {
             let flat = root.join(format!("flat/{layers}/fs"));
             for n in 1..=layers {
-                fill(&root.join(format!("layers-{layers}/{n}/fs")), n);
-                fill(&flat, n);
+                fill(&root.join(format!("layers-{layers}/{n}/fs")), n, layers);
+                fill(&flat, n, layers);
             }
         }
         // Nothing of the images is written back while something is measured.
@@ -78,7 +89,7 @@ impl Bed {
         pool.prepare(&maps).unwrap();
         let user_ns = maps.iter().map(|map| pool.get(map).unwrap()).collect();
         Self {
-            worker: PrivateWorker::start(&[&root]).unwrap(),
+            worker: PrivateWorker::start(&[&root, &scratch]).unwrap(),
             reaper: Reaper::start().unwrap(),
             next: AtomicUsize::new(0),
             root,
@@ -129,8 +140,9 @@ impl Prepared<'_> {
     pub(crate) fn assemble(self) -> Rootfs {
         let (bed, arm) = (self.bed, self.arm);
         let snapshot = |name: &str| self.snapshot.join(name);
+        let scratch = bed.root.join("tmp").join(self.index.to_string());
         let mut request =
-            Request::new(self.lowers, idmap(self.index), snapshot("fs"), snapshot("work"), snapshot("tmp"));
+            Request::new(self.lowers, idmap(self.index), snapshot("fs"), snapshot("work"), scratch);
         request.choice = Choice::Forced(arm.mechanism);
         request.passes = arm.passes;
         let plan = plan(&request, &bed.capabilities).unwrap();
@@ -142,6 +154,7 @@ impl Prepared<'_> {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        unmount(self.root.join("tmp"), UnmountFlags::DETACH).unwrap();
         let parent = File::open(self.root.parent().unwrap()).unwrap();
         let removed = remove_tree(&parent, Path::new(self.root.file_name().unwrap()));
         assert!(removed.is_ok() || std::thread::panicking(), "{removed:?}");
@@ -154,11 +167,11 @@ fn idmap(index: usize) -> IdMap {
     IdMap::from_ranges(range, range)
 }
 
-fn fill(tree: &Path, layer: usize) {
+fn fill(tree: &Path, layer: usize, layers: usize) {
     for dir in [SHARED_DIR, "usr/bin", "etc"] {
         fs::create_dir_all(tree.join(dir)).unwrap();
     }
-    for n in 0..FILES {
+    for n in 0..FILES / layers {
         fs::write(tree.join(SHARED_DIR).join(format!("lib-{layer}-{n}.so")), b"content of a library")
             .unwrap();
     }

@@ -10,8 +10,8 @@ use crate::bed::{Bed, SHARED_DIR};
 use crate::report::{Report, Target};
 
 /// Lookups in one sample; each name is asked for once, because the kernel remembers misses.
-const LOOKUPS: u32 = 500;
-const SAMPLES: usize = 10;
+const LOOKUPS: u32 = 50;
+const SAMPLES: usize = 100;
 
 pub(crate) fn run(bed: &Bed, rounds: usize, report: &mut Report) {
     let arms = [(Flat, 1), (Flat, 50), (Flat, 500), (Layers, 50)]

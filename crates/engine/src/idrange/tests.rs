@@ -17,8 +17,7 @@ fn files(subuid: &str, subgid: &str) -> EtcFiles {
 }
 
 fn overlaps(a: &IdRange, b: &IdRange) -> bool {
-    u64::from(a.start) < u64::from(b.start) + u64::from(b.length)
-        && u64::from(b.start) < u64::from(a.start) + u64::from(a.length)
+    a.overlaps(*b)
 }
 
 #[test]
