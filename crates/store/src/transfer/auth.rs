@@ -9,6 +9,7 @@ pub(super) mod challenge;
 mod credentials;
 mod helper;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,8 @@ use challenge::Challenge;
 /// A token answer is one small JSON object.
 const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 
-/// How long a token lives whose service does not say: the distribution specification's minute.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+/// How long a token lives at least, and if its service does not say: the distribution specification's minute.
+const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A token is renewed this long before it ends.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -101,11 +102,19 @@ pub(super) struct Authenticator {
     /// Plain HTTP to hosts other than the loopback was asked for.
     plain_http: bool,
     current: Mutex<Option<Grant>>,
+    /// Whether credentials were found.
+    known: AtomicBool,
 }
 
 struct Grant {
     header: String,
     until: Option<Instant>,
+}
+
+impl Grant {
+    fn is_live(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
+    }
 }
 
 impl std::fmt::Debug for Grant {
@@ -124,16 +133,25 @@ struct TokenAnswer {
 impl Authenticator {
     pub(super) fn new(registry: &str, repository: &str, files: AuthFiles, plain_http: bool) -> Self {
         let (registry, repository) = (registry.to_owned(), repository.to_owned());
-        Self { registry, repository, files, plain_http, current: Mutex::new(None) }
+        Self {
+            registry,
+            repository,
+            files,
+            plain_http,
+            current: Mutex::new(None),
+            known: AtomicBool::new(false),
+        }
     }
 
     /// The `Authorization` value to send, if the registry asked for one before.
     pub(super) fn header(&self) -> Option<String> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current
-            .as_ref()
-            .filter(|g| g.until.is_none_or(|until| Instant::now() < until))
-            .map(|g| g.header.clone())
+        current.as_ref().filter(|grant| grant.is_live()).map(|grant| grant.header.clone())
+    }
+
+    /// Whether no credentials were found: a token alone may be anonymous.
+    pub(super) fn is_anonymous(&self) -> bool {
+        !self.known.load(Ordering::Relaxed)
     }
 
     /// Answers a `401` that came although `sent` was sent. `None` when nothing better than `sent` can be had.
@@ -147,13 +165,15 @@ impl Authenticator {
     ) -> Result<Option<String>, AuthError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Another download already got a newer one.
-        if let Some(grant) = current.as_ref().filter(|grant| sent != Some(grant.header.as_str())) {
+        let newer = |grant: &&Grant| grant.is_live() && sent != Some(grant.header.as_str());
+        if let Some(grant) = current.as_ref().filter(newer) {
             return Ok(Some(grant.header.clone()));
         }
         let credential = self
             .files
             .find(&self.registry, &self.repository)
             .map_err(|source| AuthError::Credentials { registry: self.registry.clone(), source })?;
+        self.known.store(credential.is_some(), Ordering::Relaxed);
         let offered = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         let grant = if let Some(bearer) = offered("bearer") {
             Some(self.token(http, bearer, credential.as_ref())?)
@@ -230,8 +250,8 @@ impl Authenticator {
             AuthError::Http { registry: self.registry.clone(), source }
         })?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
-        let lifetime =
-            answer.as_ref().and_then(|a| a.expires_in).map_or(DEFAULT_LIFETIME, Duration::from_secs);
+        let lifetime = answer.as_ref().and_then(|a| a.expires_in).map_or(MIN_LIFETIME, Duration::from_secs);
+        let lifetime = lifetime.max(MIN_LIFETIME);
         let token = answer
             .and_then(|a| a.token.filter(|t| !t.is_empty()).or(a.access_token))
             .filter(|token| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()))

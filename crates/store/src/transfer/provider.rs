@@ -87,8 +87,8 @@ impl Provider {
     fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, FetchError> {
         match self {
             Self::Registry(registry) => {
-                let Descriptor { digest, size, .. } = descriptor;
-                Ok(registry.manifest(&digest.to_string(), Some(digest), *size)?.0)
+                let digest = &descriptor.digest;
+                Ok(registry.manifest(&digest.to_string(), Some(digest), limits::MANIFEST_BYTES)?.0)
             }
             Self::Local(local) => Ok(local.document(descriptor)?),
         }

@@ -88,7 +88,7 @@ pub enum RegistryError {
         status: u16,
         /// What it said, led by a colon, or empty.
         message: String,
-        /// Nothing was sent to prove who asks.
+        /// No credentials for it were found.
         anonymous: bool,
     },
     /// Any other status.
@@ -343,7 +343,7 @@ impl Registry {
             }
             return match reply.status {
                 200 | 206 => Ok(reply),
-                _ => Err(self.refusal(reply, what, authorization.is_none())),
+                _ => Err(self.refusal(reply, what)),
             };
         }
     }
@@ -352,12 +352,15 @@ impl Registry {
         http::origin_of(&self.base).unwrap_or_default()
     }
 
-    fn refusal(&self, mut reply: Reply, what: &str, anonymous: bool) -> RegistryError {
+    fn refusal(&self, mut reply: Reply, what: &str) -> RegistryError {
         let message = server_message(&mut reply);
         let (registry, what, status) = (self.name.clone(), what.to_owned(), reply.status);
         match status {
             404 => RegistryError::NotFound { registry, what, message },
-            401 | 403 => RegistryError::Denied { registry, what, status, message, anonymous },
+            401 | 403 => {
+                let anonymous = self.auth.is_anonymous();
+                RegistryError::Denied { registry, what, status, message, anonymous }
+            }
             _ => {
                 let retry_after = reply.retry_after();
                 RegistryError::Status { origin: reply.origin, status, what, message, retry_after }

@@ -71,7 +71,7 @@ pub(crate) fn settle(
     let Unpacked { marks, links, counts } = unpacked;
     let opaque: HashSet<EntryPath> = marks.opaque.iter().cloned().collect();
     let mut settling = Settling { dirs: Dirs::new(staging), below, opaque: &opaque, counts: *counts };
-    let mut found = Vec::with_capacity(marks.implied.len());
+    let mut implied = Vec::with_capacity(marks.implied.len());
     for path in &marks.implied {
         match settling.look(path)? {
             Some(dir) if dir.file_type() == FileType::Symlink => {
@@ -81,7 +81,9 @@ pub(crate) fn settle(
                 let kind = kind_name(dir.file_type());
                 return Err(UnpackError::BelowNonDirectory { path: path.clone(), kind });
             }
-            dir => found.push(dir),
+            // Not kept open: there may be more of them than descriptors.
+            Some(dir) => implied.push(meta_of(&dir, path)?),
+            None => implied.push(default_directory()),
         }
     }
     for path in &marks.whiteouts {
@@ -95,11 +97,7 @@ pub(crate) fn settle(
     }
     // Last, because all of the above changes their times.
     let mut plain_root = true;
-    for (path, dir) in marks.implied.iter().zip(found) {
-        let meta = match &dir {
-            Some(dir) => meta_of(dir, path)?,
-            None => default_directory(),
-        };
+    for (path, meta) in marks.implied.iter().zip(implied) {
         if path.is_root() {
             plain_root = (meta.uid, meta.gid, meta.mode) == (0, 0, 0o755) && meta.xattrs.is_empty();
         }

@@ -367,9 +367,7 @@ fn root_token_authentication_asks_once() {
     let server = Server::on(listener, move |request| {
         if request.path.starts_with("/token") {
             return match request.header("authorization") {
-                Some("Basic dXNlcjpzZWNyZXQ=") => {
-                    Response::ok(r#"{"access_token": "abc", "expires_in": 300}"#)
-                }
+                Some("Basic dXNlcjpzZWNyZXQ=") => Response::ok(r#"{"access_token": "abc", "expires_in": 1}"#),
                 _ => Response::new(401),
             };
         }

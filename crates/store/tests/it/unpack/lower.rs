@@ -184,3 +184,19 @@ fn root_what_does_not_fit_the_layers_below_is_refused() {
         assert_untouched(&store);
     }
 }
+
+/// More implied directories than a process may have descriptors, and a depth beyond what is kept open.
+#[test]
+fn root_many_and_deep_implied_directories() {
+    require_root();
+    let deep = |n: usize| format!("{}/{n}", vec!["deep"; 60].join("/"));
+    let below =
+        (0..3000).fold(TarBuilder::new(), |tar, n| tar.dir(format!("many/{n}"), 0o711)).dir(deep(0), 0o700);
+    let above = (0..3000).fold(TarBuilder::new(), |tar, n| tar.file(format!("many/{n}/x"), "x"));
+    let above = above.file(format!("{}/x", deep(0)), "x").file(format!("{}/x", deep(1)), "x");
+    let (_scratch, store, image) = unpack(&tars([below, above]));
+    let tree = layer_tree(&store, &image, 1);
+    assert!((0..3000).all(|n| tree.get(&format!("many/{n}")).unwrap().mode & 0o7777 == 0o711));
+    assert_eq!(tree.get(&deep(0)).unwrap().mode & 0o7777, 0o700);
+    assert_eq!(tree.get(&deep(1)).unwrap().mode & 0o7777, 0o755);
+}
