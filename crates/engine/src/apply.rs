@@ -161,6 +161,9 @@ fn left_behind(left: &[SyscallError]) -> String {
 }
 
 /// Makes the rootfs.
+///
+/// The calling thread may get a working directory of its own for good (`unshare(CLONE_FS)`), because layers are named
+/// from a working directory; where it points is the same afterwards.
 pub fn apply(plan: &Plan, context: &Context<'_>) -> Result<Rootfs, ApplyError> {
     let start = Instant::now();
     let failed = |step: usize, source: StepError, machine: Machine| ApplyError::Step {

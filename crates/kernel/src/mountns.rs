@@ -53,7 +53,7 @@ impl MountNs {
     /// EPERM without CAP_SYS_ADMIN and CAP_SYS_CHROOT.
     pub fn enter(&self) -> Result<()> {
         // setns refuses a thread that shares root and cwd with others.
-        unshare(UnshareFlags::FS, "CLONE_FS")?;
+        unshare_working_directory()?;
         rustix::thread::move_into_link_name_space(self.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(|errno| SyscallError::new(format!("setns({}, CLONE_NEWNS)", error::fd(self)), errno))
     }
@@ -83,6 +83,12 @@ impl AsFd for MountNs {
 /// the original was private already.
 pub fn unshare_current_thread() -> Result<()> {
     unshare(UnshareFlags::NEWNS, "CLONE_NEWNS")
+}
+
+/// Gives the calling thread a root, working directory and umask of its own, for good. Others no longer follow what it
+/// changes of them, nor it what they change.
+pub fn unshare_working_directory() -> Result<()> {
+    unshare(UnshareFlags::FS, "CLONE_FS")
 }
 
 /// Cuts all propagation of the calling thread's mount namespace, in both directions.

@@ -46,7 +46,7 @@ pub(crate) fn run(bed: &Bed, rounds: usize, report: &mut Report) {
             });
         }
         drop(running);
-        bed.clear();
+        bed.settle();
     }
     report.show("assembly and attach in a namespace of its own", &names);
     let [none, thousand] = &names;

@@ -29,7 +29,7 @@ pub(crate) fn run(bed: &Bed, rounds: usize, report: &mut Report) {
                 }
             }
         }
-        bed.clear();
+        bed.settle();
     }
     report.show("assembly, one at a time", &names);
     let [flat_1, flat_50, flat_500, layers_1, layers_50, _] = &names;

@@ -37,7 +37,7 @@ pub(crate) fn run(bed: &Bed, rounds: usize, report: &mut Report) {
             }
         }
         drop(rootfs);
-        bed.clear();
+        bed.settle();
     }
     report.show("a lookup that misses", &names);
     let [one, fifty, _, layers] = &names;

@@ -29,7 +29,7 @@ pub(crate) fn run(bed: &Bed, rounds: usize, report: &mut Report) {
                 report.sample(name, assembled);
                 report.sample(closed, all);
             }
-            bed.clear();
+            bed.settle();
         }
     }
     let shown: Vec<_> =

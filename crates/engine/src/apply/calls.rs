@@ -1,5 +1,6 @@
 //! The calls of steps that the kernel crate has no noun for.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +36,26 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), SyscallError> {
 
 pub(super) fn chdir(path: &Path) -> Result<(), SyscallError> {
     rustix::process::chdir(path).map_err(|errno| SyscallError::new(format!("chdir({path:?})"), errno))
+}
+
+pub(super) fn fchdir(dir: impl AsFd) -> Result<(), SyscallError> {
+    rustix::process::fchdir(dir).map_err(|errno| SyscallError::new("fchdir()", errno))
+}
+
+/// Enters a directory on this thread alone; returns where it was.
+pub(super) fn enter_dir(dir: impl AsFd) -> Result<OwnedFd, SyscallError> {
+    thread_local! {
+        static ALONE: Cell<bool> = const { Cell::new(false) };
+    }
+    if !ALONE.get() {
+        plywood_kernel::mountns::unshare_working_directory()?;
+        ALONE.set(true);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let home = rustix::fs::openat(CWD, c".", flags, Mode::empty())
+        .map_err(|errno| SyscallError::new("openat(AT_FDCWD, \".\", O_PATH|O_DIRECTORY|O_CLOEXEC)", errno))?;
+    fchdir(dir)?;
+    Ok(home)
 }
 
 /// Removes everything in a directory, not the directory itself.

@@ -116,6 +116,11 @@ impl Machine {
                 calls::chdir(path)?;
                 self.trace.push(step.place, Undo::LeaveDir);
             }
+            Op::EnterDir { dir } => {
+                let home = calls::enter_dir(self.get(*dir)?.as_fd())?;
+                self.trace.push(step.place, Undo::GoHome(home));
+            }
+            Op::LeaveDir => self.trace.go_home()?,
             Op::FsOpen { out } => self.hold(*out, Held::Context(FsContext::open("overlay")?)),
             Op::FsFlag { key } => {
                 self.context()?.set_flag(key)?;
@@ -139,11 +144,11 @@ impl Machine {
             }
             Op::Unmount { path } => {
                 unmount(path, UnmountFlags::empty())?;
-                self.trace.settled(&Undo::Unmount(path.clone()));
+                self.trace.settled(|undo| matches!(undo, Undo::Unmount(at) if at == path));
             }
             Op::RemoveDir { path } => {
                 calls::remove_dir(path)?;
-                self.trace.settled(&Undo::RemoveDir(path.clone()));
+                self.trace.settled(|undo| matches!(undo, Undo::RemoveDir(at) if at == path));
             }
             Op::Close { slot } => {
                 let held = self.take(*slot)?;

@@ -1,5 +1,6 @@
 //! What is taken back when a step fails.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use plywood_kernel::SyscallError;
@@ -11,12 +12,14 @@ use super::worker::PrivateWorker;
 use crate::plan::{Place, Plan};
 
 /// One thing to take back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Undo {
     Unmount(PathBuf),
     RemoveDir(PathBuf),
     /// The worker leaves a directory it would keep busy.
     LeaveDir,
+    /// The thread goes back to where it was.
+    GoHome(OwnedFd),
     /// Everything below this directory goes.
     Empty(PathBuf),
 }
@@ -35,10 +38,16 @@ impl Trace {
     }
 
     /// A later step has done what undo would do.
-    pub(super) fn settled(&mut self, undo: &Undo) {
-        if let Some(index) = self.entries.iter().rposition(|(_, entry)| entry == undo) {
+    pub(super) fn settled(&mut self, done: impl Fn(&Undo) -> bool) {
+        if let Some(index) = self.entries.iter().rposition(|(_, entry)| done(entry)) {
             self.entries.remove(index);
         }
+    }
+
+    /// Does now what undo would do.
+    pub(super) fn go_home(&mut self) -> Result<(), SyscallError> {
+        let index = self.entries.iter().rposition(|(_, entry)| matches!(entry, Undo::GoHome(_)));
+        index.map_or(Ok(()), |index| self.entries.remove(index).1.run())
     }
 }
 
@@ -66,6 +75,7 @@ impl Undo {
             Self::Unmount(path) => unmount(path, UnmountFlags::empty()),
             Self::RemoveDir(path) => calls::remove_dir(path),
             Self::LeaveDir => calls::chdir("/".as_ref()),
+            Self::GoHome(home) => calls::fchdir(home),
             Self::Empty(path) => calls::empty(path),
         }
     }

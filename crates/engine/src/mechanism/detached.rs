@@ -1,4 +1,4 @@
-//! `detached`: one idmapped clone of the layers' common parent, never attached; the overlay takes descriptors below it.
+//! `detached`: one idmapped clone of the layers' common parent, never attached; the overlay finds its layers below it.
 //!
 //! Linux 6.15. Nothing temporary appears in any mount table, so nothing temporary can be left there.
 

@@ -19,7 +19,7 @@ const PARAMETERS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("
 
 /// Where the overlay finds its directories.
 pub(super) enum Lookup<'a> {
-    /// Descriptors of the lower directories, opened below this one.
+    /// Below this descriptor.
     Below(Slot),
     /// Names as the thread that makes the overlay sees them, topmost first, and a place where an overlay may be
     /// attached for a moment on kernels that cannot do without.
@@ -65,19 +65,31 @@ fn by_descriptor(list: &mut StepList, request: &Request, capabilities: &Capabili
     list.push(Op::OpenDir { path: request.upper.clone(), out: Slot::Upper });
     list.push(Op::OpenDir { path: request.work.clone(), out: Slot::Work });
     open(list, request, capabilities, Use::Rootfs);
-    // The overlay takes its own reference: 500 layers of 100 containers never need more than one descriptor each.
-    list.for_each_layer(request.lowers.count(), |list, n| {
-        let name = request.lowers.names()[n].name().to_owned();
-        list.push(Op::OpenAt { parent, name, out: Slot::Layer(n) });
-        list.push(Op::FsFd { key: "lowerdir+", value: Slot::Layer(n) });
-        list.close(Slot::Layer(n));
-    });
+    lowers_below(list, request, capabilities, parent);
     list.push(Op::FsFd { key: "upperdir", value: Slot::Upper });
     list.push(Op::FsFd { key: "workdir", value: Slot::Work });
     list.push(Op::FsCreate);
     list.push(Op::FsMount { out: Slot::Rootfs, attrs: request.attrs });
     list.close(Slot::Upper);
     list.close(Slot::Work);
+}
+
+/// Three calls a layer with descriptors, one with names; names are short where the parent is the working directory.
+fn lowers_below(list: &mut StepList, request: &Request, capabilities: &Capabilities, parent: Slot) {
+    let count = request.lowers.count();
+    let name = |n: usize| request.lowers.names()[n].name().to_owned();
+    if count > 2 && capabilities.append_layers.is_yes() && (0..count).all(|n| fits(&name(n)).is_ok()) {
+        list.push(Op::EnterDir { dir: parent });
+        list.for_each_layer(count, |list, n| list.push(Op::FsString { key: "lowerdir+", value: name(n) }));
+        list.push(Op::LeaveDir);
+        return;
+    }
+    // The overlay takes its own reference: however many layers, one descriptor at a time is open.
+    list.for_each_layer(count, |list, n| {
+        list.push(Op::OpenAt { parent, name: name(n), out: Slot::Layer(n) });
+        list.push(Op::FsFd { key: "lowerdir+", value: Slot::Layer(n) });
+        list.close(Slot::Layer(n));
+    });
 }
 
 fn by_name(

@@ -125,6 +125,13 @@ pub enum Op {
         /// The directory.
         path: PathBuf,
     },
+    /// Makes a directory the working directory of the calling thread alone, until [`Op::LeaveDir`].
+    EnterDir {
+        /// The directory.
+        dir: Slot,
+    },
+    /// Goes back to where the thread was.
+    LeaveDir,
     /// Starts an overlay.
     FsOpen {
         /// The context.
@@ -207,7 +214,7 @@ impl Op {
     pub(crate) fn calls(&self) -> usize {
         match self {
             Self::ShapeUpper { .. } => 3,
-            Self::Bind { .. } => 2,
+            Self::Bind { .. } | Self::EnterDir { .. } | Self::LeaveDir => 2,
             _ => 1,
         }
     }
@@ -243,6 +250,10 @@ impl fmt::Display for Op {
                 write!(f, "move_mount({mount}, \"\", AT_FDCWD, {path:?}, MOVE_MOUNT_F_EMPTY_PATH)")
             }
             Self::ChangeDir { path } => write!(f, "chdir({path:?})"),
+            Self::EnterDir { dir } => {
+                write!(f, "openat(AT_FDCWD, \".\", O_PATH|O_DIRECTORY|O_CLOEXEC) = home, fchdir({dir})")
+            }
+            Self::LeaveDir => write!(f, "fchdir(home), close(home)"),
             Self::FsOpen { out } => write!(f, "fsopen(\"overlay\", FSOPEN_CLOEXEC) = {out}"),
             Self::FsFlag { key } => {
                 write!(f, "fsconfig({}, FSCONFIG_SET_FLAG, {key:?}, NULL, 0)", Slot::Overlay)

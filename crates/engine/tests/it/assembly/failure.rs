@@ -24,6 +24,7 @@ fn root_a_missing_layer_is_named_and_everything_taken_back() {
             let request =
                 Request { lowers, passes: 2, ..bed.request(Choice::Forced(mechanism), LowerSource::Layers) };
             let before = table::count().unwrap();
+            let home = std::env::current_dir().unwrap();
             let error = bed.apply(&plan(&request, &Capabilities::assumed()).unwrap()).unwrap_err();
             assert_eq!(error.kind(), Kind::Missing, "{mechanism}: {error:?}");
             let ApplyError::Step { left, source, .. } = &error else { panic!("{error:?}") };
@@ -31,6 +32,7 @@ fn root_a_missing_layer_is_named_and_everything_taken_back() {
             let source = format!("{source:?}");
             assert!(source.contains("not-there") || source.contains("lowerdir"), "{mechanism}: {source}");
             assert_eq!(table::count().unwrap(), before, "{mechanism}");
+            assert_eq!(std::env::current_dir().unwrap(), home, "{mechanism}");
             bed.assert_untouched(mechanism.name());
             // The same directories serve the next container.
             bed.apply(&bed.plan(mechanism, LowerSource::Layers)).unwrap();
