@@ -15,9 +15,13 @@ pub(crate) fn run(bed: &Bed, rounds: usize, report: &mut Report) {
         .map(|(source, layers)| bed.default_arm(source, layers));
     let names = arms.map(|arm| format!("assembly: {}", arm.name()));
     for round in 0..=rounds {
-        for _ in 0..SAMPLES {
-            for (arm, name) in arms.iter().zip(&names) {
-                let prepared = bed.prepare(*arm);
+        for sample in 0..SAMPLES {
+            // Whoever comes after 500 layers finds cold caches: each arm follows each of the others as often.
+            let stride = 1 + (sample + round) % names.len();
+            for turn in 0..names.len() {
+                let index = (turn + 1) * stride % (names.len() + 1) - 1;
+                let (arm, name) = (arms[index], &names[index]);
+                let prepared = bed.prepare(arm);
                 let start = Instant::now();
                 let rootfs = prepared.assemble();
                 let time = start.elapsed();
