@@ -1,7 +1,7 @@
 //! A burst of containers: our launcher on overlays it assembles, against the bare runtime on prepared plain directories.
 //!
 //! ```text
-//! cargo bench -p plywood-engine --bench launch -- [--containers N] [--layers L] [--rounds R] [--concurrency C,C]
+//! cargo bench -p plywood-engine --bench launch -- [--containers N] [--layers L] [--rounds R] [--concurrency C,C] [--raw FILE]
 //! ```
 //!
 //! Both run the same command under the same spec (mounts, seccomp, capabilities, masked paths), each container in its
@@ -32,6 +32,15 @@ enum Arm {
     Ours(RunMode, usize),
 }
 
+impl Arm {
+    fn name(self) -> String {
+        match self {
+            Arm::Bare => "bare runtime".to_owned(),
+            Arm::Ours(mode, threads) => format!("ours, {mode:?}, {threads} threads"),
+        }
+    }
+}
+
 /// One burst: how long it took, and each container's launch.
 struct Sample {
     wall: Duration,
@@ -39,7 +48,8 @@ struct Sample {
 }
 
 fn main() {
-    let mut options = Options { containers: 100, layers: 50, rounds: 5, concurrency: vec![100, 16] };
+    let mut options =
+        Options { containers: 100, layers: 50, rounds: 5, concurrency: vec![100, 16], raw: None };
     options.read(std::env::args().skip(1));
     plywood_kernel::testing::require_root();
     let bed = Bed::new(options.containers, options.layers);
@@ -55,6 +65,7 @@ fn main() {
         Arm::Ours(RunMode::Attached, 1),
         Arm::Ours(RunMode::Attached, 4),
     ];
+    let mut results = String::new();
     for &concurrency in &options.concurrency {
         let mut samples: Vec<Vec<Sample>> = arms.iter().map(|_| Vec::new()).collect();
         // The first round warms caches and is not kept.
@@ -67,6 +78,11 @@ fn main() {
             }
         }
         report(&arms, &samples, concurrency);
+        results.push_str(&raw(&arms, &samples, concurrency));
+    }
+    if let Some(path) = options.raw {
+        std::fs::write(&path, results).unwrap();
+        println!("raw samples: {}", path.display());
     }
 }
 
@@ -111,10 +127,7 @@ fn report(arms: &[Arm], samples: &[Vec<Sample>], concurrency: usize) {
         let walls = sorted(samples.iter().map(|sample| sample.wall));
         let median = quantile(&walls, 0.5);
         let floor = *floor.get_or_insert(median);
-        let name = match arm {
-            Arm::Bare => "bare runtime".to_owned(),
-            Arm::Ours(mode, threads) => format!("ours, {mode:?}, {threads} threads"),
-        };
+        let name = arm.name();
         print!("{name:27}{:9.1}{median:9.1}{:9.1}{:9.3}", walls[0], walls[walls.len() - 1], median / floor);
         let step = |step: fn(&Timing) -> Duration, at: f64| {
             let times = sorted(samples.iter().flat_map(|sample| &sample.launches).map(step));
@@ -124,6 +137,21 @@ fn report(arms: &[Arm], samples: &[Vec<Sample>], concurrency: usize) {
         print!("{}{}", step(|timing| timing.prepare, 0.5), step(|timing| timing.attach, 0.5));
         println!("{}{}", step(|timing| timing.spawn, 0.5), step(|timing| timing.runtime, 0.5));
     }
+}
+
+/// One JSON object a line: the ratios to the bare runtime, and every burst's wall time.
+fn raw(arms: &[Arm], samples: &[Vec<Sample>], concurrency: usize) -> String {
+    let walls = |samples: &[Sample]| sorted(samples.iter().map(|sample| sample.wall));
+    let floor = quantile(&walls(&samples[0]), 0.5);
+    let ratio = |(arm, samples): (&Arm, &Vec<Sample>)| {
+        let what = format!("{} : bare runtime", arm.name());
+        serde_json::json!({ "what": what, "measured": quantile(&walls(samples), 0.5) / floor })
+    };
+    let ratios: Vec<_> = arms.iter().zip(samples).skip(1).map(ratio).collect();
+    let samples: serde_json::Map<_, _> =
+        arms.iter().zip(samples).map(|(arm, samples)| (arm.name(), walls(samples).into())).collect();
+    let line = serde_json::json!({ "concurrency": concurrency, "ratios": ratios, "samples_ms": samples });
+    format!("{line}\n")
 }
 
 fn sorted(times: impl Iterator<Item = Duration>) -> Vec<f64> {
@@ -143,6 +171,7 @@ struct Options {
     layers: usize,
     rounds: usize,
     concurrency: Vec<usize>,
+    raw: Option<std::path::PathBuf>,
 }
 
 impl Options {
@@ -159,6 +188,7 @@ impl Options {
                 "--layers" => self.layers = number(&value),
                 "--rounds" => self.rounds = number(&value).max(1),
                 "--concurrency" => self.concurrency = value.split(',').map(number).collect(),
+                "--raw" => self.raw = Some(value.into()),
                 _ => panic!("{name}: no such option"),
             }
         }

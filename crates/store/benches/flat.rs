@@ -1,7 +1,8 @@
-//! How long the flat tree of a chain takes: `cargo bench -p plywood-store --bench flat [-- FILES LAYERS ROUNDS]`.
+//! How long the flat tree of a chain takes:
+//! `cargo bench -p plywood-store --bench flat [-- FILES LAYERS ROUNDS] [--raw FILE]`.
 //!
 //! Layers of small files spread over directories as Debian packages spread them: every layer adds files of its own,
-//! replaces some of lower layers and removes a few. Prints one JSON line a round, then the median.
+//! replaces some of lower layers and removes a few. Prints a line a round, then the median.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -17,7 +18,9 @@ use plywood_store::{BuildFlat, FlatOptions, LayerId, LayerInfo, Store};
 use rustix::fs::{CWD, FileType, Mode};
 
 fn main() {
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let raw = arguments.iter().position(|argument| argument == "--raw").map(|at| arguments[at + 1].clone());
+    let mut numbers = arguments.iter().filter_map(|argument| argument.parse::<usize>().ok());
     let files = numbers.next().unwrap_or(20_000);
     let layers = numbers.next().unwrap_or(50);
     let rounds = numbers.next().unwrap_or(5);
@@ -42,14 +45,21 @@ fn main() {
             let took = start.elapsed().as_secs_f64();
             let BuildFlat::Built(flat) = built else { unreachable!("the chain is fresh") };
             println!(
-                "{{\"files\":{files},\"layers\":{layers},\"round\":{round},\"entries\":{},\"copied_bytes\":{},\"seconds\":{took:.3}}}",
+                "round {round}: {} entries, {} bytes copied, {took:.3} s",
                 flat.entries, flat.copied_bytes
             );
             took
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
-    println!("median {:.3} s, bound 2 s for 20,000 files", seconds[seconds.len() / 2]);
+    let median = seconds[seconds.len() / 2];
+    println!("median {median:.3} s, bound 2 s for 20,000 files");
+    if let Some(path) = raw {
+        let line = serde_json::json!({
+            "files": files, "layers": layers, "median_s": median, "bound_s": 2.0, "samples_s": seconds,
+        });
+        fs::write(path, format!("{line}\n")).unwrap();
+    }
 }
 
 /// `count` new files, 20 a directory, three levels deep; shared parents in all layers.
