@@ -20,6 +20,7 @@ use crate::Store;
 use crate::db::{Durability, now_ms, parsed};
 use crate::error::StateError;
 use crate::leases::{self, Lease};
+use crate::snapshots::SnapshotId;
 
 mod id;
 
@@ -311,13 +312,35 @@ impl Store {
     /// # Errors
     /// The database refused, or a snapshot cannot be removed; that is tried again when this process has ended.
     pub fn remove_container(&self, id: &ContainerId) -> Result<(), StateError> {
-        let snapshots = self.snapshots_of(id)?;
-        self.db().write(Durability::Fast, |transaction| {
-            transaction.prepare_cached("DELETE FROM leases WHERE container = ?1")?.execute([id.as_str()])?;
-            transaction.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute([id.as_str()])?;
-            Ok::<_, StateError>(())
+        self.remove_containers(std::slice::from_ref(id))
+    }
+
+    /// Forgets containers, as [`remove_container`](Self::remove_container) does: two transactions for all of them.
+    ///
+    /// # Errors
+    /// The same; those whose snapshots were not reached are forgotten all the same.
+    pub fn remove_containers(&self, ids: &[ContainerId]) -> Result<(), StateError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let snapshots = self.db().write(Durability::Fast, |transaction| {
+            let owner = self.register(transaction)?;
+            let mut disown = transaction.prepare_cached(
+                "UPDATE snapshots SET container = NULL, owner = ?2 WHERE container = ?1 RETURNING id",
+            )?;
+            let mut release = transaction.prepare_cached("DELETE FROM leases WHERE container = ?1")?;
+            let mut forget = transaction.prepare_cached("DELETE FROM containers WHERE id = ?1")?;
+            let mut snapshots = Vec::new();
+            for id in ids {
+                for snapshot in disown.query_map(params![id.as_str(), owner], |row| row.get(0))? {
+                    snapshots.push(SnapshotId(snapshot?));
+                }
+                release.execute([id.as_str()])?;
+                forget.execute([id.as_str()])?;
+            }
+            Ok::<_, StateError>(snapshots)
         })?;
-        self.remove_snapshots(&snapshots.into_iter().map(|snapshot| snapshot.id).collect::<Vec<_>>())
+        self.discard_snapshots(&snapshots)
     }
 }
 

@@ -3,8 +3,9 @@
 //! Run by every [`Store::open`]. When there is nothing to do it costs a few queries, one look at `/proc` for each
 //! owner, and the listing of an empty directory.
 //!
-//! 1. What a dead process owned: staged layers and half flat trees are doomed, pins and leases released, snapshots
-//!    without a container removed. Containers whose processes are all dead become exited.
+//! 1. What a dead process owned: staged layers and half flat trees are doomed, pins released, leases and snapshots
+//!    without a container taken back. Containers whose processes are all dead become exited; what they have goes
+//!    when they are removed.
 //! 2. What is doomed and no living process is removing is moved to the trash, removed, and then loses its row.
 //! 3. What dead processes left in the trash is removed.
 //! 4. Once after each boot, because the last fast commits before a power cut may be lost: directories without a
@@ -136,9 +137,6 @@ impl Store {
                          WHERE id = ?1 AND state <> 'exited'",
                     )?
                     .execute(params![container, now_ms()])?;
-                recovered.leases += transaction
-                    .prepare_cached("DELETE FROM leases WHERE container = ?1")?
-                    .execute([container])?;
             }
             for owner in &findings.owners {
                 disown(transaction, *owner)?;
@@ -255,9 +253,9 @@ impl Recovered {
     }
 }
 
-/// Held by no process, and by no container that may still run.
-const ORPHAN_LEASE: &str = "owner IS NULL AND (container IS NULL
-    OR container IN (SELECT id FROM containers WHERE state = 'exited'))";
+/// Held by no process and no container. A dead container keeps its range: a runtime that outlived whoever started it
+/// may be starting the container at this moment, and only who removes the container makes sure of its end.
+const ORPHAN_LEASE: &str = "owner IS NULL AND container IS NULL";
 
 fn disown(transaction: &Transaction<'_>, owner: i64) -> rusqlite::Result<()> {
     for sql in [

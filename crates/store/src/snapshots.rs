@@ -151,6 +151,11 @@ impl Store {
             }
             Ok::<_, StateError>(())
         })?;
+        self.discard_snapshots(ids)
+    }
+
+    /// Removes snapshots that belong to this process and to no container, then their rows.
+    pub(crate) fn discard_snapshots(&self, ids: &[SnapshotId]) -> Result<(), StateError> {
         for id in ids {
             trash::discard(self, self.root().snapshots(), &id.to_string())?;
         }
