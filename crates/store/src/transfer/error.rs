@@ -141,6 +141,9 @@ impl FetchError {
             RegistryError::NotFound { registry, .. } => {
                 Some(format!("check the name and tag; a private image may need: skopeo login {registry}"))
             }
+            RegistryError::Http { source, .. } if is_refused(source) => Some(
+                "check the registry's name and port, and that it runs".to_owned(),
+            ),
             RegistryError::Http { source, .. } if is_tls(source) => Some(
                 "if the registry's certificate comes from a CA of your own, name it by --tls-ca FILE; if the registry \
                  speaks plain HTTP, use --plain-http"
@@ -149,6 +152,11 @@ impl FetchError {
             _ => None,
         }
     }
+}
+
+fn is_refused(error: &super::http::HttpError) -> bool {
+    let super::http::HttpError::Transport { source, .. } = error else { return false };
+    matches!(&**source, ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 fn is_tls(error: &super::http::HttpError) -> bool {
