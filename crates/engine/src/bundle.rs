@@ -213,6 +213,19 @@ pub fn spec(request: &BundleRequest<'_>) -> Result<Spec, BundleError> {
     Ok(spec)
 }
 
+/// Whether what the caller asks for is possible with any image: capabilities, environment, working directory, host name.
+///
+/// # Errors
+/// [`BundleError`]: what is not.
+pub fn check(overrides: &Overrides, capabilities: &CapabilityChange) -> Result<(), BundleError> {
+    process::capabilities(capabilities)?;
+    process::variables(&overrides.env)?;
+    if let Some(path) = overrides.workdir.as_deref().filter(|path| !path.starts_with('/')) {
+        return Err(BundleError::RelativeWorkdir(path.to_owned()));
+    }
+    overrides.hostname.as_deref().map(hostname).transpose().map(drop)
+}
+
 /// An unmapped id would only fail deep inside the runtime.
 fn ids_are_mapped(user: &ContainerUser, map: &IdMap) -> Result<(), BundleError> {
     let outside = |kind, id, table: &[IdMapping]| BundleError::IdOutsideRange {

@@ -6,6 +6,7 @@
 
 mod ask;
 mod failure;
+mod orphans;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::cgroup::Layout;
 pub(crate) use ask::show;
 pub use ask::{ExecRequest, RunMode, RunRequest, State, Status};
 pub use failure::{Failure, FailureKind, last_lines, read_log};
+pub use orphans::OrphanError;
 
 /// Runtimes looked for, the one with the cheaper start first.
 pub const KNOWN: [&str; 2] = ["crun", "runc"];

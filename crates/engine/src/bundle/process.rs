@@ -165,14 +165,9 @@ pub fn working_directory<'a>(
     }
 }
 
-/// The environment, `NAME=VALUE`: `PATH`, `HOSTNAME` and `HOME` where nobody sets them, the image's, the caller's. A
-/// name keeps its first place and its last value; what the image misspells is left out.
-pub fn environment(
-    image: &ImageConfig,
-    overrides: &Overrides,
-    user: &ContainerUser,
-) -> Result<Vec<String>, BundleError> {
-    for variable in &overrides.env {
+/// Whether these are `NAME=VALUE`.
+pub(super) fn variables(wanted: &[String]) -> Result<(), BundleError> {
+    for variable in wanted {
         if variable.contains('\0') {
             return Err(BundleError::Nul("an environment variable"));
         }
@@ -180,6 +175,17 @@ pub fn environment(
             return Err(BundleError::BadVariable(variable.clone()));
         }
     }
+    Ok(())
+}
+
+/// The environment, `NAME=VALUE`: `PATH`, `HOSTNAME` and `HOME` where nobody sets them, the image's, the caller's. A
+/// name keeps its first place and its last value; what the image misspells is left out.
+pub fn environment(
+    image: &ImageConfig,
+    overrides: &Overrides,
+    user: &ContainerUser,
+) -> Result<Vec<String>, BundleError> {
+    variables(&overrides.env)?;
     let mut defaults = vec![format!("PATH={DEFAULT_PATH}")];
     defaults.extend(overrides.hostname.as_ref().map(|name| format!("HOSTNAME={name}")));
     defaults.push(format!("HOME={}", user.home));

@@ -87,13 +87,24 @@ fn directory(path: &Path, mode: u32) -> Result<(), LauncherError> {
     make().map_err(|source| LauncherError::Directory { doing: "making", path: path.to_owned(), source })
 }
 
-/// Removes the bundle of container `id`; none is fine.
+/// Removes the bundle and the process id file of container `id`; none is fine.
 ///
 /// Only for containers that have ended or failed.
 pub fn remove_bundle(directories: &RunDirectories, id: &str) -> Result<(), LauncherError> {
+    let pid_file = directories.pids().join(id);
+    match fs::remove_file(&pid_file) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(LauncherError::Directory { doing: "removing", path: pid_file, source });
+        }
+        _ => {}
+    }
     let path = directories.bundle(id);
     let failed = |source| LauncherError::Directory { doing: "removing", path: path.clone(), source };
-    let parent = File::open(directories.bundles()).map_err(failed)?;
+    let parent = match File::open(directories.bundles()) {
+        Ok(parent) => parent,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
     match plywood_kernel::remove_tree(&parent, id) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == plywood_kernel::Kind::Missing => Ok(()),
