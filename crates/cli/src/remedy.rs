@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use plywood_kernel::{Kind, SyscallError};
+use plywood_store::{FetchError, FlatError};
 use serde_json::json;
 
 use crate::output;
@@ -12,6 +13,8 @@ use crate::output;
 const WRONG_USAGE: u8 = 2;
 /// Exit code for everything else that fails.
 const FAILED: u8 = 1;
+/// Exit code of a command that somebody stopped, as a shell reports Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
 
 /// The arguments are wrong: exit code 2.
 #[derive(Debug)]
@@ -60,8 +63,18 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     if json {
         let _ = output::json(&json!({ "error": { "message": message, "remedy": remedy } }));
     }
-    let usage = error.chain().any(|cause| cause.is::<Usage>());
-    ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
+    ExitCode::from(if error.chain().any(|cause| cause.is::<Usage>()) {
+        WRONG_USAGE
+    } else if error.chain().any(is_cancelled) {
+        INTERRUPTED
+    } else {
+        FAILED
+    })
+}
+
+fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))
 }
 
 fn message(error: &anyhow::Error) -> String {
@@ -88,6 +101,9 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
     for cause in error.chain() {
         if let Some(advised) = cause.downcast_ref::<Advised>() {
             return Some(advised.remedy.clone());
+        }
+        if let Some(advice) = cause.downcast_ref().and_then(FetchError::advice) {
+            return Some(advice);
         }
         if cause.is::<Usage>() {
             return Some("`plywood COMMAND --help` shows what is possible".to_owned());

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use plywood_engine::cgroup::Cgroups;
 use plywood_engine::launch::remove_bundle;
 use plywood_engine::runtime::{self, Runtime};
-use plywood_store::{Container, ContainerState, Snapshot, Store};
+use plywood_store::{Container, ContainerId, ContainerState, Snapshot, Store};
 
 use crate::context::Context;
 
@@ -65,12 +65,15 @@ pub fn end(
 /// Waits until the end of a container is recorded; without a supervisor, takes it down and records it.
 fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Result<()> {
     let until = Instant::now() + RECORDING;
-    while container.supervisor.is_alive().unwrap_or(false) && Instant::now() < until {
+    loop {
+        // Asked first: what a supervisor records before it ends is seen after it.
+        let supervised = container.supervisor.is_alive().unwrap_or(false);
         match store.find_container(container.id.as_str()) {
             Ok(now) if now.state == ContainerState::Exited => return Ok(()),
             // One that removes itself is gone.
             Err(plywood_store::containers::ContainerError::NotFound(_)) => return Ok(()),
-            Ok(_) => std::thread::sleep(POLL),
+            Ok(_) if supervised && Instant::now() < until => std::thread::sleep(POLL),
+            Ok(_) => break,
             Err(error) => return Err(error.into()),
         }
     }
@@ -85,7 +88,13 @@ fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Re
 fn take_down(context: &Context, container: &Container) -> anyhow::Result<()> {
     let cgroups = Cgroups::detect()?;
     match runtime_of(context, container) {
-        Ok(runtime) => runtime.delete(container.id.as_str(), true)?,
+        Ok(runtime) => {
+            // First those who may still be making something.
+            runtime
+                .kill_orphans(container.id.as_str())
+                .with_context(|| format!("ending the runtime of container {}", container.id.short()))?;
+            runtime.delete(container.id.as_str(), true)?;
+        }
         // Without its runtime nothing of it can be asked; its control groups can still go once it has ended.
         Err(error) => tracing::warn!(error = format!("{error:#}"), "the runtime's own record stays"),
     }
@@ -95,25 +104,28 @@ fn take_down(context: &Context, container: &Container) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes a container that has ended, and everything it left.
-pub fn remove(context: &Context, store: &Store, container: &Container) -> anyhow::Result<()> {
-    if !container.supervisor.is_alive().unwrap_or(false) {
-        take_down(context, container)?;
+/// Removes containers that have ended, and everything they left.
+pub fn remove(context: &Context, store: &Store, containers: &[Container]) -> anyhow::Result<()> {
+    for container in containers {
+        if !container.supervisor.is_alive().unwrap_or(false) {
+            take_down(context, container)?;
+        }
+        remove_bundle(&context.directories(), container.id.as_str())?;
     }
-    remove_bundle(&context.directories(), container.id.as_str())?;
-    store.remove_container(&container.id)?;
-    Ok(())
+    let ids: Vec<ContainerId> = containers.iter().map(|container| container.id.clone()).collect();
+    Ok(store.remove_containers(&ids)?)
 }
 
-/// Takes away what commands that were killed have left: containers nobody waits for any more and nobody may keep.
+/// Takes away what commands that were killed have left: containers nobody waits for any more and nobody may keep, or
+/// that were being launched and that nobody has been told of.
 pub fn tidy(context: &Context, store: &Store) -> anyhow::Result<()> {
-    for container in store.containers()? {
-        if container.auto_remove && !container.supervisor.is_alive().unwrap_or(true) {
-            tracing::info!(container = container.id.short(), "removing what a killed command left");
-            remove(context, store, &container).with_context(|| {
-                format!("removing container {}, left by a killed command", container.id.short())
-            })?;
-        }
+    let mut left = store.containers()?;
+    left.retain(|container| {
+        let never_told = container.process.is_none() && container.exit_code.is_none();
+        (container.auto_remove || never_told) && !container.supervisor.is_alive().unwrap_or(true)
+    });
+    if !left.is_empty() {
+        tracing::info!(count = left.len(), "removing containers that a killed command left");
     }
-    Ok(())
+    remove(context, store, &left).context("removing containers that a killed command left")
 }

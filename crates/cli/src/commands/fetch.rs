@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use indicatif::ProgressBar;
 use plywood_image::{Platform, Reference};
 use plywood_store::transfer::{AuthFiles, Cancel, Event, FetchRequest, RegistryOptions, Source, fetch_image};
@@ -178,6 +179,10 @@ pub fn flatten(
     };
     let built = store.build_flat(pins, chain_id, &image.layer_ids(), options);
     bar.finish_and_clear();
+    let built = built.with_context(|| {
+        let name = image.names.first().map_or("the image", String::as_str);
+        format!("{name} is in the store, but its flat tree could not be built")
+    });
     Ok(match built? {
         BuildFlat::Built(flat) | BuildFlat::Found(flat) => Some(flat),
         BuildFlat::Busy => None,

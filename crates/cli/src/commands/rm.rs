@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
         if container.state != ContainerState::Exited {
             containers::end(context, &store, container, "KILL", Duration::ZERO)?;
         }
-        containers::remove(context, &store, container)?;
+        containers::remove(context, &store, std::slice::from_ref(container))?;
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -64,22 +64,23 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     assembly.check()?;
     let builder = flat::Builder::start(context, &store, &image, &settings, assembly.lower());
     let crew = Crew::muster(context, &store, &image, &settings, &program, &assembly, &runtime)?;
+    // From here on the recorded containers hold the image. A supervisor that is about to end must not.
+    drop(pins);
     let shared = Arc::new(Shared { settings, program, assembly, directories });
 
     let host = |watch: &mut MountWatch| -> anyhow::Result<HostMounts> {
         let counts = watch.counts().context("counting changes of the host's mount table")?;
         Ok(HostMounts { counts, exact: watch.is_exact() })
     };
+    let mut told = false;
     let all_started = |outcome: &Outcome| {
-        if !shared.settings.detached {
+        // A caller for whom nothing runs is told when all has been taken back.
+        if !shared.settings.detached || outcome.given_up || outcome.started.is_empty() {
             return Ok(());
         }
+        told = true;
         let report = Report::new(&crew, outcome, started.elapsed(), host(&mut watch)?, false);
-        let text = if context.json { report.json()? } else { report.ids() };
-        if !context.json {
-            output::text_err(&report.failures())?;
-        }
-        detached::report(context, report.status(), &text)
+        detached::report(context, &report)
     };
     let launched = launch::launch(context, &crew, &shared, runtime, all_started);
     let wall = started.elapsed();
@@ -101,6 +102,8 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         } else if args.count > 1 || report.status() != 0 {
             output::text_err(&report.summary())?;
         }
+    } else if !told {
+        detached::report(context, &report)?;
     }
     Ok(ExitCode::from(report.status()))
 }

@@ -98,9 +98,7 @@ impl Crew {
             .collect();
         store.create_containers(&records)?;
         if let Err(error) = crew.provide(&ids, assembly) {
-            for id in &ids {
-                store.remove_container(id)?;
-            }
+            store.remove_containers(&ids)?;
             return Err(error);
         }
         Ok(crew)
@@ -155,9 +153,11 @@ impl Crew {
         &self.store
     }
 
-    /// After the run: what ended goes, unless it is kept for `ps`, `logs` and `rm`; what never started goes anyway.
+    /// After the run: what ended goes, unless it is kept for `ps`, `logs` and `rm`; what never started, or was given up
+    /// before its caller was told of it, goes anyway.
     pub fn settle(&self, outcome: &Outcome) -> anyhow::Result<()> {
-        let gone = |member: &&Member| !self.keep || outcome.failed.contains_key(member.id.as_str());
+        let keep = self.keep && !outcome.given_up;
+        let gone = |member: &&Member| !keep || outcome.failed.contains_key(member.id.as_str());
         self.remove(self.members.iter().filter(gone))
     }
 
@@ -167,11 +167,11 @@ impl Crew {
     }
 
     fn remove<'a>(&self, members: impl Iterator<Item = &'a Member>) -> anyhow::Result<()> {
-        for member in members {
-            remove_bundle(&self.directories, member.id.as_str())?;
-            self.store.remove_container(&member.id)?;
+        let ids: Vec<ContainerId> = members.map(|member| member.id.clone()).collect();
+        for id in &ids {
+            remove_bundle(&self.directories, id.as_str())?;
         }
-        Ok(())
+        Ok(self.store.remove_containers(&ids)?)
     }
 }
 

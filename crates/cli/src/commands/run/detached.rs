@@ -21,6 +21,8 @@ use anyhow::Context as _;
 use crate::context::Context;
 use crate::output;
 
+use super::report::Report;
+
 /// In the caller: starts the supervisor with the same command line, and passes its report on.
 pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("finding this program's file")?;
@@ -79,8 +81,15 @@ pub fn settle_in() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In the supervisor, once all have started: reports, and lets go of the caller's streams.
-pub fn report(context: &Context, code: u8, text: &str) -> anyhow::Result<()> {
+/// In the supervisor, once all have started or nothing is left: reports, and lets go of the caller's streams.
+pub fn report(context: &Context, report: &Report) -> anyhow::Result<()> {
+    let code = report.status();
+    let text = if context.json {
+        report.json()?
+    } else {
+        output::text_err(&report.failures())?;
+        report.ids()
+    };
     {
         let mut out = io::stdout().lock();
         // The caller may be gone; the containers are not.

@@ -53,6 +53,8 @@ pub struct Outcome {
     pub failed: HashMap<String, LaunchError>,
     /// Somebody asked us to stop.
     pub cancelled: bool,
+    /// That was before all had started or failed.
+    pub given_up: bool,
 }
 
 impl Outcome {
@@ -92,6 +94,7 @@ pub fn launch(
     loop {
         if context.cancel.requested() && !outcome.cancelled {
             outcome.cancelled = true;
+            outcome.given_up = outcome.settled() < total;
             bar.set_message("stopping");
             cancel.cancel();
         }

@@ -13,8 +13,6 @@ use crate::output::{self, Quantiles};
 
 /// Failures that are spelled out; the rest are counted.
 const SHOWN_FAILURES: usize = 5;
-/// What a shell reports for Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 /// The names scripts rely on.
 #[derive(Debug, Serialize)]
@@ -98,7 +96,7 @@ impl Report {
     /// 0 if all ran and ended well, 130 if interrupted, else 1.
     pub fn status(&self) -> u8 {
         if self.cancelled {
-            return INTERRUPTED;
+            return crate::remedy::INTERRUPTED;
         }
         let bad =
             self.failed > 0 || self.containers.iter().any(|one| one.exit_code.is_some_and(|code| code != 0));
@@ -110,8 +108,11 @@ impl Report {
         Ok(serde_json::to_string(self)? + "\n")
     }
 
-    /// The ids of the containers that started, a line each.
+    /// The ids of the containers that started, a line each; none if they were given up.
     pub fn ids(&self) -> String {
+        if self.cancelled {
+            return String::new();
+        }
         self.containers.iter().filter(|one| one.launch_ms.is_some()).fold(String::new(), |mut text, one| {
             text.push_str(&one.id);
             text.push('\n');

@@ -1,7 +1,7 @@
 //! What was asked for, checked: wrong usage is found here, before anything is done.
 
 use plywood_engine::bundle::{
-    CapabilityChange, Net as BundleNet, Overrides, Resources, Rlimit, Volume, parse_bytes, parse_cpus,
+    self, CapabilityChange, Net as BundleNet, Overrides, Resources, Rlimit, Volume, parse_bytes, parse_cpus,
 };
 use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
@@ -73,6 +73,16 @@ impl Settings {
                     .ok_or_else(|| usage("--pids-limit must be positive, or -1 for none"))?,
             ),
         };
+        let overrides = Overrides {
+            command: (!args.command.is_empty()).then(|| args.command.clone()),
+            entrypoint: args.entrypoint.as_ref().map(|program| vec![program.clone()]),
+            env: environment(&args.env),
+            user: args.user.clone(),
+            workdir: args.workdir.clone(),
+            hostname: args.hostname.clone(),
+        };
+        let capabilities = CapabilityChange { add: args.cap_add.clone(), drop: args.cap_drop.clone() };
+        bundle::check(&overrides, &capabilities).map_err(usage)?;
         Ok(Self {
             count: usize::try_from(args.count)?,
             detached: args.detach,
@@ -95,15 +105,8 @@ impl Settings {
             },
             rlimits,
             read_only: args.read_only,
-            overrides: Overrides {
-                command: (!args.command.is_empty()).then(|| args.command.clone()),
-                entrypoint: args.entrypoint.as_ref().map(|program| vec![program.clone()]),
-                env: environment(&args.env),
-                user: args.user.clone(),
-                workdir: args.workdir.clone(),
-                hostname: args.hostname.clone(),
-            },
-            capabilities: CapabilityChange { add: args.cap_add.clone(), drop: args.cap_drop.clone() },
+            overrides,
+            capabilities,
             runtime: args.runtime.clone(),
             concurrency: args.concurrency.map(usize::try_from).transpose()?,
             mechanism,
