@@ -1,0 +1,32 @@
+//! The `plywood` command from end to end: real images, real runtimes, the running kernel.
+//!
+//! Every test has a state root and a mount namespace of its own, and ends with a comparison of what the host had
+//! before and has after: mounts, control groups, processes, whatever lies in the state root ([`bed`]).
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic like the tests themselves")]
+
+#[path = "it/bad_input.rs"]
+mod bad_input;
+#[path = "it/bed.rs"]
+mod bed;
+#[path = "it/crowd.rs"]
+mod crowd;
+#[path = "it/detached.rs"]
+mod detached;
+#[path = "it/host.rs"]
+mod host;
+#[path = "it/images.rs"]
+mod images;
+#[path = "it/interrupt.rs"]
+mod interrupt;
+#[path = "it/layout.rs"]
+mod layout;
+#[path = "it/limits.rs"]
+mod limits;
+#[path = "it/mechanisms.rs"]
+mod mechanisms;
+#[path = "it/pull.rs"]
+mod pull;
+#[path = "it/run.rs"]
+mod run;
+#[path = "it/usage.rs"]
+mod usage;

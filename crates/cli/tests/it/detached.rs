@@ -1,0 +1,237 @@
+//! `run -d` and what follows: `ps`, `logs`, `exec`, `stop`, `rm`.
+
+use std::time::{Duration, Instant};
+
+use plywood_image::testing::TarBuilder;
+use serde_json::{Value, json};
+
+use super::bed::{Bed, eventually, in_bed};
+use super::images::keys;
+use super::layout::TestImage;
+
+/// Starts one container that runs `sh -c script`; answers its id.
+#[track_caller]
+fn detach(bed: &Bed, flags: &[&str], script: &str) -> String {
+    let id = bed.ok(&[&["run", "-d"], flags, &["app", "--", "sh", "-c", script]].concat()).trim().to_owned();
+    assert!(id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id:?}");
+    id
+}
+
+fn state(bed: &Bed, id: &str) -> Value {
+    let containers = bed.containers();
+    containers.into_iter().find(|one| one["id"] == id).map_or(Value::Null, |one| one["state"].clone())
+}
+
+#[test]
+fn root_the_life_of_a_detached_container() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let script =
+            "trap 'echo got TERM; exit 9' TERM; echo out; echo err >&2; while :; do sleep 0.05; done";
+        let id = detach(bed, &["--name", "lively"], script);
+
+        let listed = bed.json(&["ps"]);
+        let container = &listed["containers"][0];
+        assert_eq!(
+            keys(container),
+            [
+                "command",
+                "created_ms",
+                "exit_code",
+                "finished_ms",
+                "gid_range",
+                "id",
+                "image",
+                "image_digest",
+                "launch_ms",
+                "lower",
+                "mechanism",
+                "name",
+                "pid",
+                "runtime",
+                "started_ms",
+                "state",
+                "uid_range"
+            ]
+        );
+        assert_eq!((&container["id"], &container["state"]), (&json!(id), &json!("running")));
+        assert_eq!(container["name"], "lively");
+        let table = bed.ok(&["ps"]);
+        assert!(
+            table.contains("lively") && table.contains("running") && table.contains(&id[..12]),
+            "{table}"
+        );
+        // Its own ids, as the host sees them.
+        let pid = container["pid"].as_u64().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        let uid: u64 = uid.split_whitespace().next().unwrap().parse().unwrap();
+        assert_eq!(json!(uid), container["uid_range"]["start"]);
+
+        eventually("both lines are logged", || (bed.ok(&["logs", "lively"]) == "out\nerr\n").then_some(()));
+        for (args, code, expected) in [
+            (&["exec", "lively", "cat", "/srv/data/added"][..], 0, "added"),
+            (&["exec", &id[..6], "sh", "-c", "exit 42"], 42, ""),
+            (&["exec", "--user", "1000:6", "lively", "--", "sh", "-c", "id -u; id -g"], 0, "1000\n6\n"),
+            (&["exec", "-e", "X=y", "-w", "/srv", "lively", "sh", "-c", "echo $X; pwd"], 0, "y\n/srv\n"),
+            (
+                &["exec", "lively", "sh", "-c", "cat /proc/self/uid_map | wc -l; hostname"],
+                0,
+                &format!("1\n{}\n", &id[..12]),
+            ),
+        ] {
+            assert_eq!(bed.plywood(args).check(code).stdout, expected, "{args:?}");
+        }
+        let error = bed.plywood(&["exec", "lively", "nosuch"]);
+        assert!(
+            error.status.code().is_some_and(|code| code != 0) && error.stderr.contains("nosuch"),
+            "{error:?}"
+        );
+
+        let error = bed.fails(1, &["rm", "lively"]);
+        assert!(error.contains("is running") && error.contains("plywood stop"), "{error}");
+        assert_eq!(bed.json(&["stop", "lively"]), json!({ "stopped": [id] }));
+        assert!(bed.ok(&["logs", "lively"]).ends_with("got TERM\n"));
+        assert_eq!(bed.json(&["ps"]), json!({ "containers": [] }));
+        let container = bed.containers().remove(0);
+        assert_eq!((&container["state"], &container["exit_code"]), (&json!("exited"), &json!(9)));
+        assert!(bed.ok(&["ps", "-a"]).contains("exited (9)"));
+        let error = bed.fails(1, &["exec", "lively", "true"]);
+        assert!(error.contains("is exited, not running"), "{error}");
+        assert_eq!(bed.json(&["stop", "lively"]), json!({ "stopped": [] }));
+        assert_eq!(bed.json(&["rm", "lively"]), json!({ "removed": [id] }));
+        assert_eq!(bed.containers(), Vec::<Value>::new());
+    });
+}
+
+#[test]
+fn root_stop_signals_and_their_patience() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new().with("StopSignal", json!("SIGUSR1")), "app");
+        let loop_on = |trap: &str| format!("{trap}; echo ready; while :; do sleep 0.05; done");
+        let ready =
+            |id: &str| eventually("it traps", || bed.ok(&["logs", id]).contains("ready").then_some(()));
+
+        let polite = detach(bed, &[], &loop_on("trap 'exit 5' USR1; trap 'exit 6' TERM"));
+        ready(&polite);
+        bed.ok(&["stop", &polite]);
+        let stubborn = detach(bed, &[], &loop_on("trap '' USR1 TERM"));
+        ready(&stubborn);
+        let start = Instant::now();
+        bed.ok(&["stop", "--time", "1", &stubborn]);
+        assert!((1..8).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        let code = |id: &str| {
+            bed.containers().into_iter().find(|one| one["id"] == id).map(|one| one["exit_code"].clone())
+        };
+        assert_eq!((code(&polite), code(&stubborn)), (Some(json!(5)), Some(json!(137))));
+
+        // Many at once wait together, not one after the other.
+        let many = bed.ok(&["run", "-d", "-n", "6", "app", "--", "sh", "-c", &loop_on("trap '' USR1")]);
+        for id in many.lines() {
+            ready(id);
+        }
+        let start = Instant::now();
+        bed.ok(&["stop", "--all", "--time", "1"]);
+        assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+        bed.ok(&["rm", "--all"]);
+    });
+}
+
+#[test]
+fn root_logs_are_followed_to_the_end() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let id = detach(bed, &[], "for i in 1 2 3 4; do echo line $i; sleep 0.3; done");
+        let mut following = bed.start(&["logs", "--follow", &id]);
+        eventually("the first line", || following.stdout().contains("line 1").then_some(()));
+        assert!(following.is_running());
+        assert_eq!(following.finish().ok(), "line 1\nline 2\nline 3\nline 4\n");
+        eventually("it has ended", || (state(bed, &id) == "exited").then_some(()));
+        assert_eq!(bed.ok(&["logs", "-f", &id]), "line 1\nline 2\nline 3\nline 4\n");
+        bed.ok(&["rm", &id]);
+        let error = bed.fails(1, &["logs", &id]);
+        assert!(error.contains("no container"), "{error}");
+    });
+}
+
+#[test]
+fn root_names_and_prefixes() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let ids = bed.ok(&["run", "-d", "-n", "17", "--name", "web", "app", "--", "sleep", "1000"]);
+        let ids: Vec<&str> = ids.lines().collect();
+        assert_eq!(ids.len(), 17);
+        for index in [0, 16] {
+            assert_eq!(bed.ok(&["exec", &format!("web-{index}"), "echo", "hi"]), "hi\n");
+        }
+        // Seventeen ids start with at most sixteen digits: some digit is shared.
+        let shared = ids.iter().enumerate().find_map(|(index, id)| {
+            ids[..index].iter().any(|other| other[..1] == id[..1]).then_some(&id[..1])
+        });
+        let error = bed.fails(1, &["exec", shared.unwrap(), "true"]);
+        assert!(error.contains("could be any of") && error.contains("give more digits"), "{error}");
+        let error = bed.fails(1, &["stop", "nosuch"]);
+        assert!(error.contains("no container \"nosuch\"") && error.contains("ps --all"), "{error}");
+
+        // A name that is taken: nothing is launched, what there is stays.
+        let error = bed.fails(1, &["run", "-d", "--name", "web-3", "app", "--", "sleep", "1000"]);
+        assert!(error.contains("named \"web-3\" already"), "{error}");
+        let error = bed.fails(1, &["run", "-n", "2", "--name", "web", "app", "--", "sleep", "1000"]);
+        assert!(error.contains("web-0"), "{error}");
+        assert_eq!(bed.containers().len(), 17);
+        assert_eq!(bed.listed("snapshots").len(), 17);
+        assert_eq!(bed.json(&["rm", "--force", "--all"])["removed"].as_array().unwrap().len(), 17);
+        detach(bed, &["--name", "web-3"], "sleep 1000");
+        bed.ok(&["rm", "-f", "web-3"]);
+    });
+}
+
+/// The caller's pipe is let go of once the containers run: `id=$(plywood run -d ...)` returns.
+#[test]
+fn root_detached_containers_let_go_of_the_callers_pipe() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let start = Instant::now();
+        // Reads both pipes to their ends.
+        let output = bed.command(["run", "-d", "app", "--", "sleep", "1000"]).output().unwrap();
+        assert!(output.status.success() && start.elapsed() < Duration::from_secs(30), "{output:?}");
+        let output =
+            bed.command(["--json", "run", "-d", "-n", "2", "app", "--", "sleep", "1000"]).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["started"], &report["containers"][0]["exit_code"]), (&json!(2), &Value::Null));
+        assert_eq!(bed.containers().len(), 3);
+        bed.ok(&["rm", "-f", "--all"]);
+    });
+}
+
+/// Some that cannot start among those that do: the others run, the exit code says it.
+#[test]
+fn root_a_detached_container_that_cannot_start_leaves_nothing() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let error = bed.fails(1, &["run", "-d", "app", "--", "nosuch"]);
+        assert!(error.contains("no command `nosuch` in the image"), "{error}");
+        let error = bed.fails(1, &["run", "-d", "--entrypoint", "/etc/passwd", "app"]);
+        assert!(error.contains("is not an executable file"), "{error}");
+        // The runtime alone can find this out: a volume hides the command that the image has.
+        let empty = bed.path("empty");
+        std::fs::create_dir(&empty).unwrap();
+        let volume = format!("{}:/bin", super::layout::text(&empty));
+        let done = bed.plywood(&["run", "-d", "-n", "2", "-v", &volume, "app", "--", "/bin/sh"]).check(1);
+        assert_eq!(done.stdout, "");
+        assert_eq!(done.stderr.matches("no such file").count(), 2, "{}", done.stderr);
+        bed.expect_empty();
+        let report =
+            bed.plywood(&["--json", "run", "-d", "-v", &volume, "app", "--", "/bin/sh"]).check(1).json();
+        assert_eq!((&report["failed"], &report["containers"][0]["exit_code"]), (&json!(1), &json!(127)));
+
+        // Executable, and no program: it ran, if not for long, and its log says so.
+        let bad = super::layout::owned(TarBuilder::new(), "bin/bad", (0, 0), 0o755, b"\x7fELFnonsense");
+        bed.import(&TestImage::new().layer(bad), "bad");
+        let id = bed.ok(&["run", "-d", "bad", "--", "/bin/bad"]).trim().to_owned();
+        eventually("it has ended", || (state(bed, &id) == "exited").then_some(()));
+        assert!(bed.ok(&["logs", &id]).contains("format error"));
+        assert_ne!(bed.containers()[0]["exit_code"], 0);
+        bed.ok(&["rm", &id]);
+    });
+}

@@ -1,0 +1,90 @@
+//! What a test must leave as it found it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plywood_engine::cgroup::{Cgroups, ROOT};
+use plywood_kernel::table;
+
+/// Other tests' containers come and go on the same host; what does not go within this time is ours.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Mounts, control groups, processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Host {
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+}
+
+impl Host {
+    /// What there is now, as far as it concerns plywood or the state root.
+    pub(crate) fn snapshot(root: &Path) -> Host {
+        Host { mounts: mounts(), cgroups: cgroups(), processes: processes(root) }
+    }
+
+    /// Waits until nothing is here that was not there before, and panics if that does not come.
+    #[track_caller]
+    pub(crate) fn expect(before: &Host, root: &Path) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = Host::snapshot(root).without(before);
+            // A mount is nobody else's: the namespace is this test's own.
+            if left == Host::default() {
+                return;
+            }
+            assert!(left.mounts.is_empty() && Instant::now() < until, "left on the host: {left:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn without(mut self, before: &Host) -> Host {
+        self.mounts = self.mounts.symmetric_difference(&before.mounts).cloned().collect();
+        self.cgroups.retain(|group| !before.cgroups.contains(group));
+        self.processes.retain(|process| !before.processes.contains(process));
+        self
+    }
+}
+
+/// One line a mount of this thread's namespace.
+fn mounts() -> BTreeSet<String> {
+    let entries = table::list().unwrap();
+    entries
+        .iter()
+        .map(|entry| format!("{} {} on {}", entry.id, entry.fs_type, entry.mount_point.display()))
+        .collect()
+}
+
+/// Groups of plywood's containers, and its parent group if nobody is in it.
+fn cgroups() -> BTreeSet<String> {
+    let cgroups = Cgroups::detect().unwrap();
+    let mut found: BTreeSet<String> = cgroups.ids().unwrap();
+    if found.is_empty() {
+        let parents = fs::read_dir(ROOT).unwrap().map(|entry| entry.unwrap().path().join("plywood"));
+        let parents = parents.chain([Path::new(ROOT).join("plywood")]).filter(|parent| parent.is_dir());
+        found.extend(parents.map(|parent| parent.display().to_string()));
+    }
+    found
+}
+
+/// Processes in plywood's control groups, and those that name the state root.
+fn processes(root: &Path) -> BTreeSet<String> {
+    let root = root.to_str().unwrap();
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let entry = entry.unwrap();
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Processes end while we look.
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
+        if command.contains(root) || groups.lines().any(|line| line.contains(":/plywood/")) {
+            found.insert(format!("{pid} {command}"));
+        }
+    }
+    found
+}

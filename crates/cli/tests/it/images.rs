@@ -1,0 +1,165 @@
+//! `import`, `images`, `rmi`, `prune`, `explain`, `doctor`: the store seen from the command line.
+
+use serde_json::{Value, json};
+
+use super::bed::in_bed;
+use super::layout::{Layout, TestImage, text, tool};
+
+/// The keys of an object, sorted.
+pub(crate) fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn root_import_takes_layouts_and_both_kinds_of_archive() {
+    in_bed(|bed| {
+        let image = TestImage::new();
+        let layout = image.write(&bed.path("app"), "app:1");
+        let oci_archive = layout.archive();
+        let docker_archive = bed.path("docker.tar");
+        let to = format!("docker-archive:{}:app:docker", text(&docker_archive));
+        let from = format!("oci:{}:app:1", text(layout.path()));
+        tool("skopeo", "skopeo", &["copy", "--insecure-policy", "-q", &from, &to]);
+        let cases: [(&str, &[&str], &str); 5] = [
+            (text(layout.path()), &[], "docker.io/library/app:1"),
+            (text(layout.path()), &["--name", "quay.io/team/other:2"], "quay.io/team/other:2"),
+            (text(&oci_archive), &["--name", "from-archive"], "docker.io/library/from-archive:latest"),
+            (text(&docker_archive), &[], "docker.io/library/app:docker"),
+            (text(&docker_archive), &["--no-flat", "--name", "named"], "docker.io/library/named:latest"),
+        ];
+        for (path, more, name) in cases {
+            let imported = bed.json(&[&["import", path], more].concat());
+            assert_eq!(
+                keys(&imported),
+                ["flat_entries", "id", "layers", "manifest_digest", "names", "platform", "size_bytes"]
+            );
+            assert!(imported["names"].as_array().unwrap().contains(&json!(name)), "{path}: {imported}");
+            assert_eq!(imported["layers"], 5);
+            assert_eq!(bed.ok(&["run", "--quiet", name, "--", "cat", "/srv/data/added"]), "added", "{path}");
+        }
+        let images = bed.json(&["images"]);
+        assert_eq!(keys(&images), ["images"]);
+        let images = images["images"].as_array().unwrap();
+        for image in images {
+            assert_eq!(
+                keys(image),
+                ["flat", "id", "layers", "manifest_digest", "names", "platform", "recorded_ms", "size_bytes"]
+            );
+            assert_eq!(image["flat"], true);
+        }
+        // The same layers, whatever the packing: the two archives differ in their manifests alone.
+        assert_eq!(images.len(), 2, "{images:?}");
+        assert_eq!(bed.listed("layers").len(), 5);
+        assert_eq!(bed.listed("flat").len(), 1);
+        let table = bed.ok(&["images"]);
+        assert!(table.starts_with("NAME ") && table.contains("docker.io/library/app:1"), "{table}");
+    });
+}
+
+#[test]
+fn root_layouts_of_several_images_want_a_name() {
+    in_bed(|bed| {
+        let layout = Layout::new(&bed.path("both"));
+        let layout = layout.image(&TestImage::new(), "one:1").image(&TestImage::of_layers(6), "two:2");
+        let error = bed.fails(1, &["import", text(layout.path())]);
+        assert!(error.contains("--name") && error.contains("one:1") && error.contains("two:2"), "{error}");
+        bed.ok(&["import", text(layout.path()), "--name", "two:2"]);
+        assert_eq!(bed.json(&["images"])["images"][0]["layers"], 6);
+    });
+}
+
+#[test]
+fn root_rmi_and_prune_take_away_what_nothing_uses() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "five");
+        bed.import(&TestImage::of_layers(7), "seven");
+        assert_eq!((bed.listed("layers").len(), bed.listed("flat").len()), (7, 2));
+        assert_eq!(keys(&bed.json(&["prune"])), ["freed_bytes", "removed"]);
+
+        let id = bed.ok(&["run", "-d", "--name", "keeper", "seven", "--", "sleep", "1000"]);
+        let error = bed.fails(1, &["rmi", "seven"]);
+        assert!(error.contains("is used by") && error.contains(&id[..12]), "{error}");
+        let removed = bed.json(&["rmi", "five"]);
+        assert_eq!(keys(&removed), ["freed_bytes", "removed", "untagged"]);
+        assert_eq!(removed["untagged"], json!(["docker.io/library/five:latest"]));
+        // Its flat tree goes; its layers are also those of the other image.
+        assert_eq!((bed.listed("layers").len(), bed.listed("flat").len()), (7, 1));
+        assert_eq!(bed.ok(&["exec", "keeper", "cat", "/srv/of-layer-6"]), "6");
+
+        bed.ok(&["rm", "--force", "keeper"]);
+        bed.ok(&["rmi", "seven"]);
+        for place in ["layers", "flat", "blobs/sha256"] {
+            assert_eq!(bed.listed(place), Vec::<String>::new(), "{place}");
+        }
+        assert_eq!(bed.json(&["images"]), json!({ "images": [] }));
+        let error = bed.fails(1, &["rmi", "seven"]);
+        assert!(error.contains("no image \"seven\""), "{error}");
+    });
+}
+
+#[test]
+fn root_explain_says_what_a_launch_costs() {
+    in_bed(|bed| {
+        bed.import(&TestImage::of_layers(20), "twenty");
+        let plan = bed.json(&["explain", "twenty"]);
+        assert_eq!(
+            keys(&plan),
+            [
+                "calls",
+                "image",
+                "image_layers",
+                "lock_work",
+                "lower",
+                "mechanism",
+                "mount_ops",
+                "overlay_layers",
+                "passed_over",
+                "predictions"
+            ]
+        );
+        assert_eq!((&plan["image_layers"], &plan["overlay_layers"]), (&json!(20), &json!(1)));
+        assert_eq!(plan["lower"], "flat");
+        assert_eq!(plan["mount_ops"]["host_attach"], 0);
+        let layers = bed.json(&["explain", "--lower", "layers", "--mechanism", "per-layer", "twenty"]);
+        assert_eq!(layers["overlay_layers"], 20);
+        assert!(layers["mount_ops"]["host_attach"].as_u64().unwrap() >= 20, "{layers}");
+        let text = bed.ok(&["explain", "twenty"]);
+        assert!(text.contains("containerd") && text.contains("20 layers"), "{text}");
+        let error = bed.fails(1, &["explain", "nosuch"]);
+        assert!(error.contains("nosuch"), "{error}");
+        // Nothing was made for it.
+        assert_eq!(bed.listed("snapshots"), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn root_doctor_finds_this_machine_able() {
+    in_bed(|bed| {
+        let report = bed.json(&["doctor"]);
+        for key in ["kernel", "root", "mechanism", "capabilities", "runtime", "free_id_ranges", "host_mounts"]
+        {
+            assert!(!report[key].is_null(), "{key}: {report}");
+        }
+        for finding in report["findings"].as_array().unwrap() {
+            assert_eq!(keys(finding), ["id", "message", "remedy", "severity"]);
+            assert_ne!(finding["severity"], "error", "{finding}");
+        }
+        assert!(bed.ok(&["doctor"]).contains("ready to launch"));
+    });
+}
+
+/// Without a runtime nothing can be launched, and the doctor says so with the remedy.
+#[test]
+fn root_doctor_misses_a_runtime() {
+    in_bed(|bed| {
+        let mut command = bed.command(["--json", "doctor"]);
+        command.env("PATH", "/nonexistent");
+        let done = super::bed::start(command).finish().check(1);
+        let findings = done.json()["findings"].clone();
+        let finding = findings.as_array().unwrap().iter().find(|one| one["severity"] == "error");
+        let message = finding.unwrap()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("no OCI runtime"), "{message}");
+    });
+}

@@ -1,0 +1,175 @@
+//! Ctrl-C and worse, at any moment: the host is as it was, and the next command works.
+
+use std::time::Duration;
+
+use plywood_image::testing::TarBuilder;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::bed::{Bed, eventually, in_bed};
+use super::layout::{TestImage, text};
+
+/// Containers whose command runs.
+fn running(bed: &Bed) -> usize {
+    bed.containers().iter().filter(|one| one["state"] == "running").count()
+}
+
+#[test]
+fn root_ctrl_c_during_an_import() {
+    in_bed(|bed| {
+        let mut image = TestImage::new();
+        for layer in 0..6 {
+            // Bytes that do not compress, so that there is something to do.
+            let mut state = 1_u64 + layer;
+            let noise: Vec<u8> = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 56) as u8
+            })
+            .take(8 << 20)
+            .collect();
+            image = image.layer(TarBuilder::new().file(format!("srv/noise-{layer}"), noise));
+        }
+        let layout = image.write(&bed.path("layout"), "app");
+        for delay in [0, 5, 30, 80, 150, 300] {
+            let import = bed.start(&["import", text(layout.path())]).ready();
+            std::thread::sleep(Duration::from_millis(delay));
+            import.signal(Signal::INT);
+            let done = import.finish();
+            match done.status.code() {
+                // The image was there already, and only its flat tree is not.
+                Some(130) if done.stderr.contains("is in the store") => {
+                    bed.ok(&["rmi", "app"]);
+                }
+                Some(130) => {
+                    assert!(done.stderr.contains("cancelled"), "{}", done.stderr);
+                    assert_eq!(bed.json(&["images"]), json!({ "images": [] }), "after {delay} ms");
+                    assert_eq!(bed.listed("layers"), Vec::<String>::new());
+                }
+                // It was done before.
+                Some(0) => assert_eq!(bed.ok(&["rmi", "app"]).lines().count(), 2),
+                other => panic!("{other:?}: {}", done.stderr),
+            }
+            bed.expect_empty();
+        }
+        bed.ok(&["import", text(layout.path())]);
+        assert_eq!(bed.ok(&["run", "app"]), "from the image\n");
+    });
+}
+
+#[test]
+fn root_ctrl_c_during_a_launch_and_while_containers_run() {
+    in_bed(|bed| {
+        bed.import(&TestImage::of_layers(20), "app");
+        for signal in [Signal::INT, Signal::TERM] {
+            for delay in [20, 60, 120, 250, 500] {
+                let run = bed.start(&["--json", "run", "-n", "30", "app", "--", "sleep", "1000"]).ready();
+                std::thread::sleep(Duration::from_millis(delay));
+                run.signal(signal);
+                let done = run.finish().check(130);
+                if !done.stdout.contains("\"error\"") {
+                    let report = done.json();
+                    assert_eq!(
+                        (&report["cancelled"], &report["host_mount_events"]),
+                        (&json!(true), &json!(0))
+                    );
+                }
+                bed.expect_empty();
+            }
+        }
+        // All of them run.
+        let run = bed.start(&["run", "-n", "8", "app", "--", "sleep", "1000"]);
+        eventually("all run", || (running(bed) == 8).then_some(()));
+        run.signal(Signal::INT);
+        let done = run.finish().check(130);
+        assert!(done.stderr.contains("137 x 8") || done.stderr.contains("8 of 8 started"), "{}", done.stderr);
+        bed.expect_empty();
+        assert_eq!(bed.ok(&["run", "app"]), "from the image\n");
+    });
+}
+
+/// A detached launch that is given up takes back what it started.
+#[test]
+fn root_ctrl_c_during_a_detached_launch() {
+    in_bed(|bed| {
+        bed.import(&TestImage::of_layers(20), "app");
+        for delay in [30, 100, 200] {
+            let run = bed.start(&["run", "-d", "-n", "20", "app", "--", "sleep", "1000"]).ready();
+            std::thread::sleep(Duration::from_millis(delay));
+            run.signal(Signal::INT);
+            let done = run.finish();
+            match done.status.code() {
+                // All ran before the signal came.
+                Some(0) => {
+                    assert_eq!(bed.json(&["rm", "--all", "--force"])["removed"].as_array().unwrap().len(), 20)
+                }
+                // By then its supervisor has taken all back.
+                Some(130) => bed.expect_empty(),
+                other => panic!("{other:?}: {}", done.stderr),
+            }
+        }
+    });
+}
+
+/// What SIGKILL leaves, the next command takes away: running containers, control groups, ranges, snapshots.
+#[test]
+fn root_sigkill_while_containers_run() {
+    in_bed(|bed| {
+        bed.import(&TestImage::of_layers(20), "app");
+        let run = bed.start(&["run", "-n", "6", "app", "--", "sleep", "1000"]);
+        eventually("all run", || (running(bed) == 6).then_some(()));
+        run.signal(Signal::KILL);
+        assert_eq!(run.finish().status.code(), None);
+        // Several that find the same thing to do.
+        let several = [(); 4].map(|()| bed.start(&["--json", "ps"]));
+        for ps in several {
+            assert_eq!(ps.finish().check(0).json(), json!({ "containers": [] }));
+        }
+        bed.expect_empty();
+        assert_eq!(bed.ok(&["run", "app"]), "from the image\n");
+    });
+}
+
+#[test]
+fn root_sigkill_during_a_launch() {
+    in_bed(|bed| {
+        bed.import(&TestImage::of_layers(20), "app");
+        for delay in [30, 60, 100, 150, 250, 400] {
+            let run = bed.start(&["run", "-n", "20", "app", "--", "sleep", "1000"]);
+            std::thread::sleep(Duration::from_millis(delay));
+            run.signal(Signal::KILL);
+            assert_eq!(run.finish().status.code(), None);
+            assert_eq!(bed.json(&["ps"]), json!({ "containers": [] }), "after {delay} ms");
+            bed.expect_empty();
+        }
+        assert_eq!(bed.ok(&["run", "app"]), "from the image\n");
+    });
+}
+
+/// Detached containers outlive their supervisor's death as `exited` or running, and can be removed.
+#[test]
+fn root_sigkill_of_a_supervisor() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let ids = bed.ok(&["run", "-d", "-n", "2", "app", "--", "sleep", "1000"]);
+        assert_eq!(ids.lines().count(), 2);
+        let root = bed.root();
+        let supervisor = eventually("the supervisor", || {
+            std::fs::read_dir("/proc").unwrap().find_map(|entry| {
+                let entry = entry.ok()?;
+                let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+                let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+                let command = String::from_utf8_lossy(&command).into_owned();
+                (command.contains("--supervise") && command.contains(text(&root))).then_some(pid)
+            })
+        });
+        let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        // They go on, and can be looked after.
+        assert_eq!(running(bed), 2);
+        let first = ids.lines().next().unwrap();
+        assert_eq!(bed.ok(&["exec", first, "echo", "alive"]), "alive\n");
+        bed.ok(&["stop", "--time", "0", first]);
+        assert_eq!(running(bed), 1);
+        bed.ok(&["rm", "--force", "--all"]);
+    });
+}

@@ -1,0 +1,73 @@
+//! Wrong usage: exit code 2, before anything is touched.
+
+use super::bed::in_bed;
+use super::layout::TestImage;
+
+#[test]
+fn root_wrong_usage_is_exit_code_2() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let cases: [(&[&str], &str); 29] = [
+            (&[], "Usage"),
+            (&["nosuch"], "nosuch"),
+            (&["run"], "<IMAGE>"),
+            (&["run", "--nosuch", "app"], "--nosuch"),
+            (&["run", "-n", "0", "app"], "--count"),
+            (&["run", "-n", "x", "app"], "x"),
+            (&["run", "-n", "100001", "app"], "100001"),
+            (&["run", "--concurrency", "0", "app"], "--concurrency"),
+            (&["run", "--mechanism", "magic", "app"], "magic"),
+            (&["run", "--lower", "upper", "app"], "upper"),
+            (&["explain", "--mechanism", "magic", "app"], "magic"),
+            (&["run", "-v", "nocolon", "app"], "nocolon"),
+            (&["run", "-v", "relative:/x", "app"], "relative"),
+            (&["run", "-v", "/tmp:relative", "app"], "relative"),
+            (&["run", "-v", "/tmp:/x:sideways", "app"], "sideways"),
+            (&["run", "--memory", "lots", "app"], "lots"),
+            (&["run", "--cpus", "0", "app"], "CPU limit of `0`"),
+            (&["run", "--cpus", "-1", "app"], "-1"),
+            (&["run", "--pids-limit", "0", "app"], "--pids-limit"),
+            (&["run", "--ulimit", "nosuch=1", "app"], "nosuch"),
+            (&["run", "--cap-add", "NO_SUCH_CAP", "app"], "NO_SUCH_CAP"),
+            (&["run", "--net", "bridge", "app"], "bridge"),
+            (&["run", "--hostname", "two words", "app"], "two words"),
+            (&["run", "--workdir", "relative", "app"], "relative"),
+            (&["run", "--env", "=value", "app"], "=value"),
+            (&["run", "--name", ".bad name", "app"], ".bad name"),
+            (&["import", "--platform", "a/b/c/d", "nosuch.tar"], "a/b/c/d"),
+            (&["run", "--id-range-length", "0", "app"], "0"),
+            (&["exec", "--user", "root", "x", "true"], "--user root"),
+        ];
+        for (args, expected) in cases {
+            let done = bed.plywood(args);
+            assert_eq!(done.status.code(), Some(2), "{args:?}\n{}\n{}", done.stdout, done.stderr);
+            assert!(done.stderr.contains(expected), "{args:?}: {}", done.stderr);
+            assert_eq!(done.stdout, "", "{args:?}");
+        }
+        // As JSON the error is there, too.
+        let done = bed.plywood(&["--json", "run", "--mechanism", "magic", "app"]).check(2);
+        assert!(done.json()["error"]["message"].as_str().unwrap().contains("magic"), "{}", done.stdout);
+    });
+}
+
+/// Help, man pages and completions come from the same definition.
+#[test]
+fn root_help_is_everywhere() {
+    in_bed(|bed| {
+        for command in [
+            "run", "pull", "import", "images", "rmi", "prune", "ps", "stop", "rm", "exec", "logs", "explain",
+            "doctor",
+        ] {
+            let help = bed.ok(&[command, "--help"]);
+            assert!(help.contains("Usage: plywood") && help.contains("--json"), "{command}: {help}");
+            assert!(!help.contains("--supervise"), "{help}");
+        }
+        assert!(bed.ok(&["--version"]).starts_with("plywood "));
+        for shell in ["bash", "zsh", "fish"] {
+            assert!(bed.ok(&["completions", shell]).contains("plywood"), "{shell}");
+        }
+        let man = bed.path("man");
+        bed.ok(&["man", super::layout::text(&man)]);
+        assert!(std::fs::read_to_string(man.join("plywood-run.1")).unwrap().contains(".TH"));
+    });
+}
