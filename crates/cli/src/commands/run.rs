@@ -8,6 +8,7 @@
 
 mod assembly;
 mod crew;
+mod descriptors;
 mod detached;
 mod flat;
 mod launch;
@@ -40,13 +41,14 @@ pub use assembly::{assembly_choice, lower_names, pick_lower};
 
 /// Launches containers and, unless detached, waits for them.
 pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
-    let settings = Settings::from_args(args, context.json)?;
+    let mut settings = Settings::from_args(args, context.json)?;
     if settings.detached && !args.supervise {
         return detached::start(context);
     }
     if args.supervise {
         detached::settle_in()?;
     }
+    settings.rlimits = descriptors::raise(settings.rlimits);
     let store = context.store()?;
     containers::tidy(context, &store)?;
     let pins = store.pins()?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::assembly::Assembly;
 use super::crew::{Crew, Member};
 use super::program::Program;
 use super::settings::Settings;
+use crate::args::Net;
 use crate::context::Context;
 
 /// How often a request to stop is looked for while nothing happens.
@@ -181,7 +182,7 @@ fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
         ))),
         rootfs: shared.directories.rootfs(),
         read_only: settings.read_only,
-        net: settings.net.clone(),
+        net: network(settings.net, &member.bundle),
         cgroup_mount: CgroupMount::default(),
         volumes: volume_mounts,
         resources: settings.resources.clone(),
@@ -192,9 +193,31 @@ fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
     };
     let spec = bundle::spec(&request)?;
     bundle::write(&member.bundle, &spec)?;
+    copy_name_service(&request.net)?;
     let rootfs = shared.assembly.assemble(member.id.as_str(), &map, &member.snapshot)?;
     let stdio = stdio(settings, member)?;
     Ok(Prepared { rootfs: Root::Assembled(rootfs), volumes, bundle: member.bundle.clone(), stdio })
+}
+
+/// What the container sees of the network. With the host's, its name service is a copy of the host's, for the files
+/// themselves may lie on mounts that the launch namespace does not have (`/run/systemd/resolve`).
+fn network(wanted: Net, bundle: &Path) -> bundle::Net {
+    match wanted {
+        Net::None => bundle::Net::None,
+        Net::Host => {
+            let copy = |name: &str| Path::new("/etc").join(name).exists().then(|| bundle.join(name));
+            bundle::Net::Host { resolv_conf: copy("resolv.conf"), hosts: copy("hosts") }
+        }
+    }
+}
+
+fn copy_name_service(net: &bundle::Net) -> anyhow::Result<()> {
+    let bundle::Net::Host { resolv_conf, hosts } = net else { return Ok(()) };
+    for copy in [resolv_conf, hosts].into_iter().flatten() {
+        let original = Path::new("/etc").join(copy.file_name().context("a copy without a name")?);
+        std::fs::copy(&original, copy).with_context(|| format!("copying {}", original.display()))?;
+    }
+    Ok(())
 }
 
 /// One container talks with us, many only write, detached ones write to a file.

@@ -1,7 +1,7 @@
 //! What was asked for, checked: wrong usage is found here, before anything is done.
 
 use plywood_engine::bundle::{
-    self, CapabilityChange, Net as BundleNet, Overrides, Resources, Rlimit, Volume, parse_bytes, parse_cpus,
+    self, CapabilityChange, Overrides, Resources, Rlimit, Volume, parse_bytes, parse_cpus,
 };
 use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
@@ -23,7 +23,7 @@ pub struct Settings {
     /// Host directories to show inside.
     pub volumes: Vec<Volume>,
     /// Network.
-    pub net: BundleNet,
+    pub net: Net,
     /// Cgroup limits.
     pub resources: Resources,
     /// Process limits.
@@ -89,13 +89,7 @@ impl Settings {
             name: args.name.clone(),
             image: args.image.clone(),
             volumes,
-            net: match args.net {
-                Net::None => BundleNet::None,
-                Net::Host => BundleNet::Host {
-                    resolv_conf: existing("/etc/resolv.conf"),
-                    hosts: existing("/etc/hosts"),
-                },
-            },
+            net: args.net,
             resources: Resources {
                 memory_bytes: args.memory.as_deref().map(parse_bytes).transpose().map_err(usage)?,
                 cpus: args.cpus.map(|cpus| parse_cpus(&cpus.to_string())).transpose().map_err(usage)?,
@@ -131,10 +125,6 @@ fn environment(wanted: &[String]) -> Vec<String> {
         std::env::var(variable).ok().map(|value| format!("{variable}={value}"))
     };
     wanted.iter().filter_map(with_value).collect()
-}
-
-fn existing(path: &str) -> Option<std::path::PathBuf> {
-    std::path::Path::new(path).exists().then(|| path.into())
 }
 
 /// As container engines name containers.
