@@ -12,6 +12,9 @@ use crate::setup;
 /// The release of cargo-deny that `deny.toml` is written for.
 const DENY: &str = "0.20.2";
 
+/// The kernels CI boots: the oldest, which needs every fallback, and the newest, which has every mechanism.
+const VM_KERNELS: &str = "6.1,7.3";
+
 /// `cargo xtask ci`.
 pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
@@ -36,6 +39,9 @@ pub(crate) fn run() -> Result<()> {
     step("Tests: cargo xtask test", || {
         // A snapshot that differs fails; it is not for CI to write the new one.
         show(cargo().env("INSTA_UPDATE", "no").args(["xtask", "test"]))
+    })?;
+    step("Tests on other kernels: cargo xtask vm", || {
+        show(cargo().args(["xtask", "vm", "--kernel", VM_KERNELS]))
     })?;
     step("Documentation builds without a warning", || {
         let mut command = cargo();

@@ -15,6 +15,8 @@ mod ci;
 mod demo;
 mod image;
 mod proc;
+#[cfg(test)]
+mod promises;
 mod registry;
 mod setup;
 mod test;
