@@ -1,12 +1,13 @@
 //! The other side: bundles on plain directories, and a loop that runs them.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown, lchown, symlink};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
 
 use super::{COMMAND, Plywood};
@@ -61,9 +62,8 @@ impl Bare {
     }
 
     /// Runs every bundle, at most `concurrency` at a time.
-    pub(crate) fn burst(&self, concurrency: usize, one_thread: bool) -> Duration {
+    pub(crate) fn burst(&self, concurrency: usize, one_thread: bool) {
         let next = AtomicUsize::new(0);
-        let start = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..concurrency.min(self.bundles.len()) {
                 scope.spawn(|| {
@@ -79,7 +79,6 @@ impl Bare {
                 });
             }
         });
-        start.elapsed()
     }
 }
 
@@ -142,29 +141,31 @@ fn fill(rootfs: &Path, flat: &Path, needed: &[PathBuf], owner: u32) {
         lchown(&to, Some(owner), Some(owner)).unwrap();
     }
     for path in needed {
-        let to = rootfs.join(path);
-        for parent in
-            path.parent().into_iter().flat_map(Path::ancestors).collect::<Vec<_>>().into_iter().rev()
-        {
+        let parent = inside(flat, path.parent().unwrap());
+        let mut directories: Vec<&Path> = parent.ancestors().collect();
+        directories.reverse();
+        for parent in directories {
             directory(&rootfs.join(parent), owner);
         }
+        let to = rootfs.join(&parent).join(path.file_name().unwrap());
         if to.exists() {
             continue;
         }
-        // What a link in the image leads to, under the link's name; inside the image, not on the host.
-        let from = rustix::fs::openat2(
-            rustix::fs::open(flat, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap(),
-            path,
-            rustix::fs::OFlags::RDONLY,
-            rustix::fs::Mode::empty(),
-            rustix::fs::ResolveFlags::IN_ROOT,
-        );
-        let mut from = fs::File::from(from.unwrap());
-        let mut file = fs::File::create(&to).unwrap();
-        std::io::copy(&mut from, &mut file).unwrap();
-        file.set_permissions(from.metadata().unwrap().permissions()).unwrap();
+        // What a link leads to, under the link's name.
+        let from = flat.join(inside(flat, path));
+        fs::copy(&from, &to).unwrap();
         chown(&to, Some(owner), Some(owner)).unwrap();
     }
+}
+
+/// A path of the image with all links followed, none of them out of it.
+fn inside(flat: &Path, path: &Path) -> PathBuf {
+    let root = rustix::fs::open(flat, OFlags::PATH, Mode::empty()).unwrap();
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let found = rustix::fs::openat2(&root, path, OFlags::PATH, Mode::empty(), ResolveFlags::IN_ROOT).unwrap();
+    let full = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap();
+    let flat = fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd())).unwrap();
+    full.strip_prefix(flat).unwrap().to_owned()
 }
 
 fn directory(path: &Path, owner: u32) {
@@ -176,8 +177,5 @@ fn directory(path: &Path, owner: u32) {
 
 /// The containers' root is not ours, and has to walk to its root directory.
 fn open_to_all(path: &Path) {
-    let mut permissions = fs::metadata(path).unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o711);
-    fs::set_permissions(path, permissions).unwrap();
-    assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o711);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711)).unwrap();
 }

@@ -49,23 +49,30 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         detached::settle_in()?;
     }
     settings.rlimits = descriptors::raise(settings.rlimits);
+    let mut steps = Steps::start();
     let store = context.store()?;
+    steps.done("store opened");
     containers::tidy(context, &store)?;
     let pins = store.pins()?;
     let image = obtain(context, &store, &pins, args)?;
+    steps.done("image found");
     let cgroups = Cgroups::detect()?;
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let directories = context.directories();
     let runtime =
         runtime::find(settings.runtime.as_deref(), &search_path, cgroups.layout(), &directories.run)?;
+    steps.done("runtime found");
 
     let mut watch = MountWatch::start().context("watching the host's mount table")?;
     let started = Instant::now();
     let program = program::Program::resolve(&store, &image, &settings)?;
+    steps.done("command resolved");
     let assembly = Assembly::new(context, &store, &pins, &image, &settings)?;
     assembly.check()?;
+    steps.done("kernel probed");
     let builder = flat::Builder::start(context, &store, &image, &settings, assembly.lower());
     let crew = Crew::muster(context, &store, &image, &settings, &program, &assembly, &runtime)?;
+    steps.done("containers recorded");
     // From here on the recorded containers hold the image. A supervisor that is about to end must not.
     drop(pins);
     let shared = Arc::new(Shared { settings, program, assembly, directories });
@@ -86,6 +93,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     };
     let launched = launch::launch(context, &crew, &shared, runtime, all_started);
     let wall = started.elapsed();
+    steps.done("containers ended");
     let flat_built = builder.finish(context);
     let outcome = match launched {
         Ok(outcome) => outcome,
@@ -96,7 +104,9 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     };
     // Root file systems go before the snapshots they lie on.
     drop(shared);
+    steps.done("root file systems closed");
     crew.settle(&outcome)?;
+    steps.done("containers removed");
     let report = Report::new(&crew, &outcome, wall, host(&mut watch)?, flat_built);
     if !args.supervise {
         if context.json {
@@ -108,6 +118,21 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         detached::report(context, &report)?;
     }
     Ok(ExitCode::from(report.status()))
+}
+
+/// Where the time of a run goes, for `PLYWOOD_LOG=plywood=debug`.
+struct Steps(Instant);
+
+impl Steps {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn done(&mut self, step: &'static str) {
+        let now = Instant::now();
+        tracing::debug!(ms = now.duration_since(self.0).as_secs_f64() * 1000.0, "{step}");
+        self.0 = now;
+    }
 }
 
 /// The image, pulled if the policy says so; pinned.
