@@ -4,6 +4,7 @@
 //! apart from that of anyone else using it. Nothing here is a container engine: the launch sequence is in
 //! [`crate::launch`].
 
+mod apart;
 mod ask;
 mod failure;
 mod orphans;
@@ -177,6 +178,11 @@ fn look_at(wanted: &str, search_path: &OsStr, layout: Layout) -> Candidate {
         return candidate;
     };
     candidate.path = Some(path.clone());
+    // Not worth asking then.
+    if layout == Layout::Hybrid && path.file_name() == Some(OsStr::new("crun")) {
+        candidate.refusal = Some(Refusal::HybridCgroups);
+        return candidate;
+    }
     match version(&path) {
         Ok(version) => {
             let family = Family::of(&version);
@@ -200,10 +206,8 @@ fn locate(wanted: &str, search_path: &OsStr) -> Option<PathBuf> {
 }
 
 fn version(path: &Path) -> Result<String, Refusal> {
-    let output = Command::new(path)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
+    let output = apart::apart(|| Command::new(path).arg("--version").stdin(Stdio::null()).output())
+        .flatten()
         .map_err(|source| Refusal::CannotRun { path: path.to_owned(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next().filter(|line| output.status.success() && line.contains("version")) {
@@ -221,7 +225,8 @@ fn cgroups_refused(path: &Path, family: Family, layout: Layout) -> Option<Refusa
         return Some(Refusal::HybridCgroups);
     }
     // Runtimes before the `features` command fail here, which says nothing against them.
-    let output = Command::new(path).arg("features").stdin(Stdio::null()).output().ok()?;
+    let features = || Command::new(path).arg("features").stdin(Stdio::null()).output();
+    let output = apart::apart(features).flatten().ok()?;
     let features: serde_json::Value =
         serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;
     let (key, name) = if layout == Layout::V2 { ("v2", "v2") } else { ("v1", "v1") };

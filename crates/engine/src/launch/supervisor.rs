@@ -299,7 +299,8 @@ impl Supervisor {
 
     /// Starts deleting a container; `None` if that ended at once.
     fn delete(&self, token: u64, id: &str, event: Event) -> Option<Phase> {
-        match RuntimeProcess::spawn(self.config.runtime.delete_command(id, true)) {
+        let command = self.config.runtime.delete_command(id, true);
+        match self.config.runtime.apart(|| RuntimeProcess::spawn(command)).flatten() {
             Ok(runtime) => {
                 self.watch(token, &runtime.as_fd(), id);
                 Some(Phase::Deleting(runtime, event))

@@ -122,13 +122,13 @@ impl Runtime {
     pub fn kill(&self, id: &str, signal: &str) -> Result<(), RuntimeError> {
         let mut command = self.command();
         command.args(["kill", id, signal]);
-        answer(command).map(drop)
+        self.answer(command).map(drop)
     }
 
     /// Deletes container `id`: its control groups and the runtime's record. A running one only if `force`, which
     /// also makes it fine if there is none.
     pub fn delete(&self, id: &str, force: bool) -> Result<(), RuntimeError> {
-        answer(self.delete_command(id, force)).map(drop)
+        self.answer(self.delete_command(id, force)).map(drop)
     }
 
     /// Asks after container `id`.
@@ -136,7 +136,7 @@ impl Runtime {
         let mut command = self.command();
         command.args(["state", id]);
         let shown = show(&command);
-        let output = answer(command)?;
+        let output = self.answer(command)?;
         serde_json::from_slice(&output).map_err(|source| RuntimeError::BadAnswer { command: shown, source })
     }
 
@@ -155,6 +155,19 @@ impl Runtime {
         Ok(ids)
     }
 
+    fn answer(&self, mut command: Command) -> Result<Vec<u8>, RuntimeError> {
+        let shown = show(&command);
+        let output = match self.apart(|| command.stdin(Stdio::null()).output()).flatten() {
+            Ok(output) => output,
+            Err(source) => return Err(RuntimeError::CannotRun { command: shown, source }),
+        };
+        if !output.status.success() {
+            let output_lines = last_lines(&output.stderr);
+            return Err(RuntimeError::Failed { command: shown, status: output.status, output: output_lines });
+        }
+        Ok(output.stdout)
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.arg("--root").arg(&self.state_root);
@@ -165,19 +178,6 @@ impl Runtime {
         }
         command
     }
-}
-
-fn answer(mut command: Command) -> Result<Vec<u8>, RuntimeError> {
-    let shown = show(&command);
-    let output = match command.stdin(Stdio::null()).output() {
-        Ok(output) => output,
-        Err(source) => return Err(RuntimeError::CannotRun { command: shown, source }),
-    };
-    if !output.status.success() {
-        let output_lines = last_lines(&output.stderr);
-        return Err(RuntimeError::Failed { command: shown, status: output.status, output: output_lines });
-    }
-    Ok(output.stdout)
 }
 
 pub(crate) fn show(command: &Command) -> String {
