@@ -46,11 +46,12 @@ pub struct Recovered {
     pub stuck: usize,
 }
 
-/// What the first look found to do.
+/// What the first look found to do. Only whether, not whom: others recover at the same time, so who is dead is asked
+/// again in the transaction that acts on it.
 #[derive(Default)]
 struct Findings {
-    owners: Vec<i64>,
-    containers: Vec<String>,
+    owners: bool,
+    containers: bool,
     orphan_leases: bool,
     orphan_snapshots: bool,
     doomed: bool,
@@ -65,18 +66,15 @@ impl Store {
     /// The database or the file system refused.
     pub fn recover(&self) -> Result<Recovered, StateError> {
         let mut recovered = Recovered::default();
-        let findings = self.look()?;
-        if !findings.owners.is_empty()
-            || !findings.containers.is_empty()
-            || findings.orphan_leases
-            || findings.orphan_snapshots
-        {
-            for orphan in self.take_from_the_dead(&findings, &mut recovered)? {
+        let mut liveness = Liveness::default();
+        let findings = self.look(&mut liveness)?;
+        if findings.owners || findings.containers || findings.orphan_leases || findings.orphan_snapshots {
+            for orphan in self.take_from_the_dead(&mut liveness, &mut recovered)? {
                 let removed = self.remove_snapshots(&[orphan]);
                 recovered.snapshots += recovered.unless_stuck(removed)?;
             }
         }
-        if findings.doomed || !findings.owners.is_empty() {
+        if findings.doomed || findings.owners {
             self.adopt_doomed()?;
             self.finish_doomed(&mut recovered)?;
         }
@@ -90,20 +88,11 @@ impl Store {
         Ok(recovered)
     }
 
-    fn look(&self) -> Result<Findings, StateError> {
-        let mut liveness = Liveness::default();
+    fn look(&self, liveness: &mut Liveness) -> Result<Findings, StateError> {
         let mut findings = Findings::default();
         self.db().read(|connection| {
-            let owners = connection
-                .prepare_cached("SELECT id, process FROM owners")?
-                .query_map([], |row| Ok((row.get::<_, i64>(0)?, parsed::<ProcessId>(row, "process")?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            for (id, process) in owners {
-                if !liveness.is_alive(&process)? {
-                    findings.owners.push(id);
-                }
-            }
-            findings.containers = dead_containers(connection, &mut liveness)?;
+            findings.owners = !dead_owners(connection, liveness)?.is_empty();
+            findings.containers = !dead_containers(connection, liveness)?.is_empty();
             findings.orphan_leases =
                 exists(connection, &format!("SELECT 1 FROM leases WHERE {ORPHAN_LEASE}"))?;
             findings.orphan_snapshots =
@@ -125,12 +114,13 @@ impl Store {
     /// Returns the snapshots to remove; they are ours from here on.
     fn take_from_the_dead(
         &self,
-        findings: &Findings,
+        liveness: &mut Liveness,
         recovered: &mut Recovered,
     ) -> Result<Vec<SnapshotId>, StateError> {
         self.db().write(Durability::Fast, |transaction| {
-            recovered.owners = findings.owners.len();
-            for container in &findings.containers {
+            let owners = dead_owners(transaction, liveness)?;
+            recovered.owners = owners.len();
+            for container in dead_containers(transaction, liveness)? {
                 recovered.containers += transaction
                     .prepare_cached(
                         "UPDATE containers SET state = 'exited', finished_ms = ?2
@@ -138,12 +128,12 @@ impl Store {
                     )?
                     .execute(params![container, now_ms()])?;
             }
-            for owner in &findings.owners {
+            for owner in &owners {
                 disown(transaction, *owner)?;
             }
             recovered.leases +=
                 transaction.execute(&format!("DELETE FROM leases WHERE {ORPHAN_LEASE}"), [])?;
-            for owner in &findings.owners {
+            for owner in &owners {
                 transaction.prepare_cached("DELETE FROM owners WHERE id = ?1")?.execute([owner])?;
             }
             let us = self.register(transaction)?;
@@ -270,6 +260,18 @@ fn disown(transaction: &Transaction<'_>, owner: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
+fn dead_owners(connection: &Connection, liveness: &mut Liveness) -> Result<Vec<i64>, StateError> {
+    let mut dead = Vec::new();
+    let mut statement = connection.prepare_cached("SELECT id, process FROM owners")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if !liveness.is_alive(&parsed(row, "process")?)? {
+            dead.push(row.get("id")?);
+        }
+    }
+    Ok(dead)
+}
+
 /// Containers said to live, of which neither the process nor the supervisor does.
 fn dead_containers(connection: &Connection, liveness: &mut Liveness) -> Result<Vec<String>, StateError> {
     let mut dead = Vec::new();
@@ -292,7 +294,8 @@ fn dead_containers(connection: &Connection, liveness: &mut Liveness) -> Result<V
     Ok(dead)
 }
 
-/// Asks the kernel once for each process: a supervisor may have a thousand containers.
+/// Asks the kernel once for each process: a supervisor may have a thousand containers. The dead stay dead, so an
+/// answer that has become old takes nothing from the living.
 #[derive(Default)]
 struct Liveness(HashMap<ProcessId, bool>);
 

@@ -1,6 +1,7 @@
--- Processes that own something below. Text form of plywood_kernel::ProcessId.
+-- Processes that own something below. Text form of plywood_kernel::ProcessId. AUTOINCREMENT here and below: an id that
+-- somebody still remembers never comes to mean another.
 CREATE TABLE owners (
-    id      INTEGER PRIMARY KEY,
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
     process TEXT NOT NULL UNIQUE
 ) STRICT;
 
@@ -75,7 +76,7 @@ CREATE INDEX image_layers_by_layer ON image_layers (layer);
 
 -- What a living process uses and garbage collection must leave.
 CREATE TABLE pin_groups (
-    id    INTEGER PRIMARY KEY,
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
     owner INTEGER NOT NULL REFERENCES owners (id)
 ) STRICT;
 CREATE TABLE pins (
@@ -122,7 +123,7 @@ CREATE INDEX snapshots_by_owner ON snapshots (owner);
 
 -- Live id ranges: [start, start + length).
 CREATE TABLE leases (
-    id         INTEGER PRIMARY KEY,
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
     uid_start  INTEGER NOT NULL,
     uid_length INTEGER NOT NULL,
     gid_start  INTEGER NOT NULL,

@@ -23,6 +23,7 @@ fn child() {
         "lease" => lease(&root),
         "pull" => pull(&root),
         "collect" => collect(&root),
+        "recover" => recover(&root),
         other => panic!("{other}"),
     }
 }
@@ -141,4 +142,57 @@ fn many_processes_make_one_store() {
     let root = scratch.path().join("root");
     succeed((0..6).map(|_| start("collect", &root)).collect());
     assert!(Store::open(&root).unwrap().images().unwrap().is_empty());
+}
+
+const RECOVERERS: usize = 8;
+
+/// Opens the store, which recovers, takes a pin and a lease, and looks what is left of them when all others have, too.
+fn recover(root: &Path) {
+    let store = Store::open(root).unwrap();
+    let pins = store.pins().unwrap();
+    pins.blob(&digest("kept")).unwrap();
+    let mine = store.lease_ranges(|live| Ok::<_, Infallible>(first_fit(live, 1))).unwrap();
+    let meeting = root.parent().unwrap().join("meeting");
+    fs::write(meeting.join(std::process::id().to_string()), "").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while fs::read_dir(&meeting).unwrap().count() < RECOVERERS {
+        assert!(std::time::Instant::now() < deadline, "the others did not come");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(store.leases().unwrap().contains(&mine[0]), "the lease of a living process is gone");
+    // Fails on a constraint if the group is gone.
+    pins.blob(&digest("kept too")).unwrap();
+    let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+    let owned: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM owners JOIN pin_groups ON owner = owners.id WHERE process = ?1",
+            [plywood_kernel::ProcessId::current().unwrap().to_string()],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(owned, 1);
+}
+
+/// Whoever recovered first got the number of the dead owner as its own, and whoever had seen that number among the dead
+/// then took everything from the living.
+#[test]
+fn those_who_recover_at_once_take_nothing_from_each_other() {
+    let (scratch, store) = store();
+    let root = store.root().path().to_owned();
+    let mut dead = plywood_kernel::ProcessId::current().unwrap();
+    drop(store);
+    let meeting = scratch.path().join("meeting");
+    let mut connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+    for round in 0..5 {
+        fs::create_dir(&meeting).unwrap();
+        dead.start_time += 1;
+        connection.execute("INSERT INTO owners (process) VALUES (?1)", [dead.to_string()]).unwrap();
+        // All have looked before any may write.
+        let lock = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+        let children = (0..RECOVERERS).map(|_| start("recover", &root)).collect();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        drop(lock);
+        succeed(children);
+        fs::rename(&meeting, scratch.path().join(format!("over-{round}"))).unwrap();
+    }
 }

@@ -61,6 +61,20 @@ fn released_ranges_can_be_taken_again() {
     take(&store, &[(range(12, 5), range(12, 5))]).unwrap();
 }
 
+/// A number given out twice let whoever released its lease late release another's.
+#[test]
+fn a_lease_released_again_takes_no_newer_one_with_it() {
+    let (_scratch, store) = store();
+    let newest = |store: &Store| store.leases().unwrap().iter().map(|lease| lease.id).collect::<Vec<_>>();
+    take(&store, &[(range(10, 5), range(10, 5))]).unwrap();
+    let old = newest(&store);
+    store.release_leases(&old).unwrap();
+    take(&store, &[(range(20, 5), range(20, 5))]).unwrap();
+    store.release_leases(&old).unwrap();
+    assert_eq!(store.leases().unwrap().len(), 1);
+    assert_ne!(newest(&store), old);
+}
+
 #[test]
 fn an_allocator_that_fails_takes_nothing() {
     #[derive(Debug, thiserror::Error)]
