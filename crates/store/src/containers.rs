@@ -244,6 +244,41 @@ impl Store {
         )
     }
 
+    /// Their processes run; their launches took so many milliseconds. One transaction for all; those that somebody has
+    /// removed meanwhile are left out.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub fn containers_started(&self, started: &[(ContainerId, ProcessId, f64)]) -> Result<(), StateError> {
+        self.db().write(Durability::Fast, |transaction| {
+            let mut update = transaction.prepare_cached(
+                "UPDATE containers SET state = 'running', process = ?2, launch_ms = ?3, started_ms = ?4
+                 WHERE id = ?1",
+            )?;
+            for (id, process, launch_ms) in started {
+                update.execute(params![id.as_str(), process.to_string(), launch_ms, now_ms()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Their processes ended with these exit codes. One transaction for all; those that somebody has removed meanwhile
+    /// are left out.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub fn containers_exited(&self, exited: &[(ContainerId, i32)]) -> Result<(), StateError> {
+        self.db().write(Durability::Fast, |transaction| {
+            let mut update = transaction.prepare_cached(
+                "UPDATE containers SET state = 'exited', exit_code = ?2, finished_ms = ?3 WHERE id = ?1",
+            )?;
+            for (id, exit_code) in exited {
+                update.execute(params![id.as_str(), exit_code, now_ms()])?;
+            }
+            Ok(())
+        })
+    }
+
     /// Its process ended, or never started. The id range stays leased until it is released or the container
     /// removed.
     ///

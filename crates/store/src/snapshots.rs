@@ -73,7 +73,29 @@ impl Store {
     /// # Errors
     /// The database or the file system refused; then those made are removed.
     pub fn create_snapshots(&self, new: &[NewSnapshot]) -> Result<Vec<Snapshot>, StateError> {
-        let snapshots = self.db().write(Durability::Fast, |transaction| {
+        let snapshots = self.record_snapshots(new)?;
+        for (snapshot, new) in snapshots.iter().zip(new) {
+            if let Err(error) = self.make_snapshot(snapshot.id, new) {
+                let ids: Vec<SnapshotId> = snapshots.iter().map(|snapshot| snapshot.id).collect();
+                if let Err(error) = self.remove_snapshots(&ids) {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "snapshots stay until this process ends"
+                    );
+                }
+                return Err(error);
+            }
+        }
+        Ok(snapshots)
+    }
+
+    /// The first half of [`create_snapshots`](Self::create_snapshots): numbers without directories yet. For each,
+    /// [`make_snapshot`](Self::make_snapshot) follows, on whatever thread needs it.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub fn record_snapshots(&self, new: &[NewSnapshot]) -> Result<Vec<Snapshot>, StateError> {
+        self.db().write(Durability::Fast, |transaction| {
             let owner = self.register(transaction)?;
             let mut insert = transaction
                 .prepare_cached("INSERT INTO snapshots (owner, container, unshifted) VALUES (?1, ?2, ?3)")?;
@@ -90,20 +112,7 @@ impl Store {
                     })
                 })
                 .collect::<Result<Vec<_>, StateError>>()
-        })?;
-        for (snapshot, new) in snapshots.iter().zip(new) {
-            if let Err(error) = self.make_snapshot(snapshot.id, new) {
-                let ids: Vec<SnapshotId> = snapshots.iter().map(|snapshot| snapshot.id).collect();
-                if let Err(error) = self.remove_snapshots(&ids) {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "snapshots stay until this process ends"
-                    );
-                }
-                return Err(error);
-            }
-        }
-        Ok(snapshots)
+        })
     }
 
     /// The snapshots of a container.
@@ -183,7 +192,11 @@ impl Store {
             .on_file("openat", Path::new("snapshots").join(&name))?)
     }
 
-    fn make_snapshot(&self, id: SnapshotId, new: &NewSnapshot) -> Result<(), StateError> {
+    /// Makes the directories of a recorded snapshot, empty.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn make_snapshot(&self, id: SnapshotId, new: &NewSnapshot) -> Result<(), StateError> {
         let fs = self.make_numbered_dir(self.root().snapshots(), id.0)?;
         let name = format!("snapshots/{id}/fs");
         rustix::fs::fchown(&fs, Some(Uid::from_raw(new.uid)), Some(Gid::from_raw(new.gid)))
