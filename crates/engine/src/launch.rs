@@ -273,6 +273,14 @@ pub enum LauncherError {
         #[source]
         source: io::Error,
     },
+    /// A directory every container is reached through is somebody else's.
+    #[error("{path} {what}, but every container is reached through it; remove it, and it will be made again")]
+    NotOurs {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The template mount namespace.
     #[error("making the mount namespace containers are started in")]
     Template(#[from] SyscallError),

@@ -11,12 +11,16 @@
 //! ```
 //!
 //! A container's root walks from `/` to its root file system with its own, unprivileged ids: that is why the anchor
-//! can be passed by everybody and is the same for all state roots.
+//! can be passed by everybody and is the same for all state roots. With the default state root the anchor is `<run>`
+//! too; what must stay private is private by the modes of the children.
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::LauncherError;
 
@@ -63,17 +67,40 @@ impl RunDirectories {
         self.run.join("pids")
     }
 
-    /// Makes what is missing.
+    /// Makes what is missing, and opens an anchor of ours that strangers could not pass.
     pub fn create(&self) -> Result<(), LauncherError> {
-        directory(&self.run, 0o700)?;
-        directory(&self.anchor, 0o711)?;
-        for (path, mode) in
-            [(self.rootfs(), 0o755), (self.volumes(), 0o755), (self.bundles(), 0o700), (self.pids(), 0o700)]
-        {
-            directory(&path, mode)?;
+        // First: with the default state root it is also `run`, whose own mode would lock every container out.
+        passage(&self.anchor, 0o711)?;
+        passage(&self.rootfs(), 0o755)?;
+        passage(&self.volumes(), 0o755)?;
+        if self.run != self.anchor {
+            directory(&self.run, 0o700)?;
         }
-        Ok(())
+        directory(&self.bundles(), 0o700)?;
+        directory(&self.pids(), 0o700)
     }
+}
+
+/// A directory on the way to every root file system: a real one, root's, which everybody can pass and root alone
+/// can write.
+fn passage(path: &Path, mode: u32) -> Result<(), LauncherError> {
+    directory(path, mode)?;
+    let failed = |source| LauncherError::Directory { doing: "making", path: path.to_owned(), source };
+    let not_ours = |what: String| LauncherError::NotOurs { path: path.to_owned(), what };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::LOOP | Errno::NOTDIR) => return Err(not_ours("is a symbolic link".to_owned())),
+        Err(errno) => return Err(failed(errno.into())),
+    };
+    let found = directory.metadata().map_err(failed)?;
+    if found.uid() != 0 {
+        return Err(not_ours(format!("belongs to user {}, not to root", found.uid())));
+    }
+    if found.mode() & 0o001 == 0 || found.mode() & 0o022 != 0 {
+        directory.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), LauncherError> {

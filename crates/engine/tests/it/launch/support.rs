@@ -70,6 +70,14 @@ const FIRST_ID: u32 = 1_500_000_000;
 
 impl Host {
     pub(crate) fn new() -> Host {
+        Host::with_directories(|scratch| RunDirectories {
+            anchor: scratch.join("anchor"),
+            run: scratch.join("run"),
+        })
+    }
+
+    /// With directories of choice, or some below the scratch directory it is given.
+    pub(crate) fn with_directories(directories: impl FnOnce(&Path) -> RunDirectories) -> Host {
         plywood_kernel::testing::require_root();
         // The container's root has to be able to walk down to its root file system.
         let scratch = tempfile::Builder::new()
@@ -77,8 +85,7 @@ impl Host {
             .permissions(Permissions::from_mode(0o711))
             .tempdir()
             .unwrap();
-        let directories =
-            RunDirectories { anchor: scratch.path().join("anchor"), run: scratch.path().join("run") };
+        let directories = directories(scratch.path());
         make_rootfs(&scratch.path().join("image"));
         let cgroups = Cgroups::detect().unwrap();
         let search = OsStr::new("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
