@@ -4,7 +4,7 @@
 //! says what they are. Any number of processes use both at once. The layout and the life of each thing are drawn
 //! in `docs/state.md` and in the modules.
 //!
-//! The store mounts nothing and starts no container. It refuses to remove anything except by descriptors inside
+//! The store mounts nothing, unmounts only what killed launches left in `scratch/`, and starts no container. It refuses to remove anything except by descriptors inside
 //! the root, never through a mount.
 //!
 //! Invariants: a committed layer never changes; a crash at any instruction leaves a state that the next
@@ -33,6 +33,7 @@ mod owners;
 pub mod pins;
 pub mod recover;
 pub mod root;
+mod scratch;
 pub mod snapshots;
 pub mod transfer;
 mod trash;

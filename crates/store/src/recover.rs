@@ -1,14 +1,15 @@
 //! Recovery: taking away what dead processes and power cuts left.
 //!
 //! Run by every [`Store::open`]. When there is nothing to do it costs a few queries, one look at `/proc` for each
-//! owner, and the listing of an empty directory.
+//! owner, and the listing of the root and of two empty directories.
 //!
 //! 1. What a dead process owned: staged layers and half flat trees are doomed, pins released, leases and snapshots
 //!    without a container taken back. Containers whose processes are all dead become exited; what they have goes
 //!    when they are removed.
 //! 2. What is doomed and no living process is removing is moved to the trash, removed, and then loses its row.
 //! 3. What dead processes left in the trash is removed.
-//! 4. Once after each boot, because the last fast commits before a power cut may be lost: directories without a
+//! 4. What killed launches left in `scratch/`, mounts included, is unmounted and removed.
+//! 5. Once after each boot, because the last fast commits before a power cut may be lost: directories without a
 //!    row are removed, finished flat trees without a directory lose their row.
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use crate::db::{Durability, now_ms, parsed};
 use crate::error::StateError;
 use crate::snapshots::SnapshotId;
-use crate::{Store, dirs, trash};
+use crate::{Store, dirs, scratch, trash};
 
 /// What was mended. All zero as a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Recovered {
     pub flats: usize,
     /// Left in the trash.
     pub trash: usize,
+    /// Left by killed launches.
+    pub scratch: usize,
     /// Directories without a row, rows without a directory.
     pub strays: usize,
     /// What could not be removed now, for instance because something is mounted inside. Logged; tried again when
@@ -81,6 +84,10 @@ impl Store {
         for name in trash::left_by_the_dead(self)? {
             let removed = trash::remove(self, &name);
             recovered.trash += recovered.unless_stuck(removed)?;
+        }
+        let left = scratch::left_by_the_dead(self, &mut liveness)?;
+        for removed in scratch::remove(self, &left)? {
+            recovered.scratch += recovered.unless_stuck(removed)?;
         }
         if findings.new_boot {
             self.remove_strays(&mut recovered)?;
@@ -297,10 +304,10 @@ fn dead_containers(connection: &Connection, liveness: &mut Liveness) -> Result<V
 /// Asks the kernel once for each process: a supervisor may have a thousand containers. The dead stay dead, so an
 /// answer that has become old takes nothing from the living.
 #[derive(Default)]
-struct Liveness(HashMap<ProcessId, bool>);
+pub(crate) struct Liveness(HashMap<ProcessId, bool>);
 
 impl Liveness {
-    fn is_alive(&mut self, process: &ProcessId) -> Result<bool, StateError> {
+    pub(crate) fn is_alive(&mut self, process: &ProcessId) -> Result<bool, StateError> {
         if let Some(alive) = self.0.get(process) {
             return Ok(*alive);
         }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::error::{FileError, OnFile};
 
 /// The directories below the root, made on demand.
-const DIRECTORIES: [&str; 6] = ["blobs", "blobs/ingest", "layers", "flat", "snapshots", "trash"];
+const DIRECTORIES: [&str; 7] = ["blobs", "blobs/ingest", "layers", "flat", "snapshots", "scratch", "trash"];
 
 /// An opened state root.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct Root {
     flat: OwnedFd,
     snapshots: OwnedFd,
     blobs: OwnedFd,
+    scratch: OwnedFd,
     trash: OwnedFd,
 }
 
@@ -108,6 +109,7 @@ impl Root {
             flat: open("flat")?,
             snapshots: open("snapshots")?,
             blobs: open("blobs")?,
+            scratch: open("scratch")?,
             trash: open("trash")?,
             path,
             dir,
@@ -142,6 +144,12 @@ impl Root {
     /// `blobs`.
     pub fn blobs(&self) -> BorrowedFd<'_> {
         self.blobs.as_fd()
+    }
+
+    /// `scratch`: mount points and trials that end with the command that made them. Entries are named by their
+    /// container, or as trials by their process; any other is removed by the next recovery.
+    pub fn scratch(&self) -> BorrowedFd<'_> {
+        self.scratch.as_fd()
     }
 
     /// `trash`: what is about to be removed.

@@ -88,6 +88,7 @@ fn a_killed_process_is_cleaned_up_after() {
             layers: 1,
             flats: 1,
             trash: 1,
+            scratch: 0,
             strays: 0,
             stuck: 0
         }
@@ -176,5 +177,86 @@ fn root_what_has_a_mount_inside_is_left_and_keeps_nobody_out() {
         plywood_kernel::unmount(root.join("trash/nobody/mounted"), plywood_kernel::UnmountFlags::empty())
             .unwrap();
         assert_eq!(store.recover().unwrap().trash, 1);
+    });
+}
+
+/// A launch that is killed while it assembles leaves its mount points and what is attached there; so does a trial.
+#[test]
+fn root_what_killed_launches_have_mounted_goes() {
+    plywood_kernel::testing::require_root();
+    plywood_kernel::testing::in_private_mount_ns(|| {
+        let (_scratch, store) = store();
+        let root = store.root().path().to_owned();
+        let pins = store.pins().unwrap();
+        let lower = layer(&store, &pins, "lower", |dir| fs::write(dir.join("precious"), "x").unwrap());
+        let made = image(&store, &pins, "debian", &[&lower]);
+        let new = |name: &str| NewContainer {
+            id: ContainerId::random().unwrap(),
+            name: Some(name.to_owned()),
+            image: made.manifest_digest,
+            image_name: "debian".to_owned(),
+            command: vec![],
+            bundle: "/nowhere".into(),
+            mechanism: "per-layer".to_owned(),
+            lower: "layers".to_owned(),
+            runtime: "/usr/bin/runc".to_owned(),
+            auto_remove: false,
+        };
+        let (dead, alive) = (new("dead"), new("alive"));
+        store.create_containers(&[dead.clone(), alive.clone()]).unwrap();
+        let mut nobody = ProcessId::current().unwrap();
+        nobody.start_time += 1;
+        rusqlite::Connection::open(root.join("plywood.db"))
+            .unwrap()
+            .execute(
+                "UPDATE containers SET supervisor = ?1 WHERE id = ?2",
+                [nobody.to_string(), dead.id.to_string()],
+            )
+            .unwrap();
+
+        let range = IdRange { start: 0x7000_0000, length: 65_536 };
+        let user_ns =
+            plywood_kernel::UserNs::create(&plywood_kernel::IdMap::from_ranges(range, range)).unwrap();
+        let attach = |at: &Path| {
+            fs::create_dir_all(at).unwrap();
+            let clone =
+                plywood_kernel::MountFd::clone_tree(rustix::fs::CWD, store.layer_path(lower.id), false)
+                    .unwrap();
+            clone.set_idmap(&user_ns).unwrap();
+            clone.attach(rustix::fs::CWD, at).unwrap();
+        };
+        // No process has that number: the kernel's largest is 2^22.
+        let trials = ["scratch/.trial-4194305-0", ".trial-4194305-1", "scratch/.plywood-probe-4194305-0"];
+        let own = format!("scratch/.trial-{}-0", std::process::id());
+        for trial in trials.into_iter().chain([own.as_str()]) {
+            attach(&root.join(trial).join("per-layer/scratch/0"));
+        }
+        for name in [dead.id.as_str(), "no-container", alive.id.as_str()] {
+            let entry = root.join("scratch").join(name);
+            attach(&entry.join("0"));
+            // One on top of the other, as with an overlay on its own lower directory.
+            attach(&entry.join("0"));
+            attach(&entry.join("overlay"));
+        }
+
+        let recovered = Store::open(&root).unwrap().recover().unwrap();
+        assert_eq!(recovered, Recovered::default(), "opening did it");
+        let mut left = vec![format!(".trial-{}-0", std::process::id()), alive.id.to_string()];
+        left.sort();
+        assert_eq!(listed(&store, "scratch"), left);
+        assert!(!root.join(".trial-4194305-1").exists());
+        assert!(listed(&store, "trash").is_empty());
+        let points: Vec<_> = plywood_kernel::table::list()
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.mount_point)
+            .filter(|point| point.starts_with(&root))
+            .collect();
+        assert_eq!(points.len(), 4, "those of the living: {points:?}");
+        assert_eq!(fs::read(store.layer_path(lower.id).join("precious")).unwrap(), b"x");
+        // So that the directory can be removed.
+        for point in points.iter().rev() {
+            plywood_kernel::unmount(point, plywood_kernel::UnmountFlags::DETACH).unwrap();
+        }
     });
 }
