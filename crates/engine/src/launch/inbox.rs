@@ -1,6 +1,7 @@
 //! Process id files as they appear: the runtimes' word that a container runs.
 
 use std::fs;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -60,15 +61,19 @@ impl PidInbox {
         }
     }
 
-    /// The process id of container `id`, if its file is there and whole.
-    pub(super) fn pid(&self, id: &str) -> Option<i32> {
-        fs::read_to_string(self.file(id)).ok()?.trim().parse().ok().filter(|&pid| pid > 0)
+    /// The process id of container `id`, if its file is there and whole. An error means that there may be one.
+    pub(super) fn pid(&self, id: &str) -> io::Result<Option<i32>> {
+        match fs::read_to_string(self.file(id)) {
+            Ok(text) => Ok(text.trim().parse().ok().filter(|&pid| pid > 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Forgets container `id`.
     pub(super) fn remove(&self, id: &str) {
         match fs::remove_file(self.file(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, id, "removing a process id file");
             }
             _ => {}

@@ -7,10 +7,13 @@
 //!     │ the runtime exits, no pid file         v
 //!     └──────────────────────────────────> Deleting ── runtime delete exits ──> Exited or Failed
 //! ```
+//!
+//! A process that cannot be watched, because descriptors have run out, is looked at every [`POLL`] instead: whatever
+//! is missing, every container ends in its event.
 
 mod child;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
@@ -31,6 +34,12 @@ use child::{Ended, FirstProcess, RuntimeProcess};
 
 /// How long a runtime may take after a cancellation before it is killed itself.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often processes are looked at that cannot be watched.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long `runtime delete` is tried when its process cannot be made.
+const DELETE_PATIENCE: Duration = Duration::from_secs(10);
 
 const WAKE: u64 = u64::MAX;
 const INBOX: u64 = u64::MAX - 1;
@@ -64,6 +73,8 @@ enum Phase {
     Alone(FirstProcess),
     /// `runtime delete` is at work; then this is what to report.
     Deleting(RuntimeProcess, Event),
+    /// `runtime delete` could not be started; tried again until then.
+    Undeleted(Instant, Event),
 }
 
 #[derive(Debug)]
@@ -75,6 +86,8 @@ pub(super) struct Supervisor {
     epoll: OwnedFd,
     inbox: PidInbox,
     containers: HashMap<u64, Container>,
+    /// Containers with a process or a process id file that could not be watched or read.
+    unwatched: BTreeSet<u64>,
     next_token: u64,
     /// When patience ends; set by the first look at a cancellation.
     deadline: Option<Instant>,
@@ -101,6 +114,7 @@ impl Supervisor {
             epoll,
             inbox,
             containers: HashMap::new(),
+            unwatched: BTreeSet::new(),
             next_token: 0,
             deadline: None,
         })
@@ -132,6 +146,9 @@ impl Supervisor {
                     token => self.process_ended(token),
                 }
             }
+            for token in self.unwatched.clone() {
+                self.process_ended(token);
+            }
             self.enforce_cancellation();
         }
     }
@@ -144,8 +161,11 @@ impl Supervisor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let left = self.deadline?.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        Timespec::try_from(left).ok()
+        let patience = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let poll = (!self.unwatched.is_empty()).then_some(POLL);
+        Timespec::try_from(patience.into_iter().chain(poll).min()?).ok()
     }
 
     fn woken(&mut self) {
@@ -171,13 +191,14 @@ impl Supervisor {
         self.note_start(token);
     }
 
-    fn watch(&self, token: u64, fd: &Result<impl AsFd, Errno>, id: &str) {
+    fn watch(&mut self, token: u64, fd: &Result<impl AsFd, Errno>, id: &str) {
         let added = match fd {
             Ok(fd) => epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN),
             Err(errno) => Err(*errno),
         };
         if let Err(errno) = added {
-            tracing::error!(%errno, id, "watching a process; its end will be noticed late");
+            tracing::warn!(%errno, id, "watching a process; it is looked at now and then instead");
+            self.unwatched.insert(token);
         }
     }
 
@@ -208,7 +229,16 @@ impl Supervisor {
         if container.pid.is_some() {
             return true;
         }
-        let Some(pid) = self.inbox.pid(&container.id) else { return false };
+        let pid = match self.inbox.pid(&container.id) {
+            Ok(Some(pid)) => pid,
+            Ok(None) => return false,
+            Err(error) => {
+                if self.unwatched.insert(token) {
+                    tracing::warn!(%error, id = container.id, "reading a process id file; it is tried again");
+                }
+                return false;
+            }
+        };
         container.pid = Some(pid);
         container.timing.runtime = container.spawned.elapsed();
         let event = Event::Started { id: container.id.clone(), pid, timing: container.timing };
@@ -228,12 +258,12 @@ impl Supervisor {
                         self.shared.free_slot();
                     }
                     match self.runtime_ended(&container.id, &container.log, container.pid, &ended) {
-                        Next::Report(event) => return self.done(&container.id, event),
+                        Next::Report(event) => return self.done(token, &container.id, event),
                         Next::Wait(first) => {
-                            self.watch(token, &Ok(first.as_fd()), &container.id);
+                            self.watch(token, &first.as_fd(), &container.id);
                             Phase::Alone(first)
                         }
-                        Next::Delete(event) => match self.delete(token, &container.id, event) {
+                        Next::Delete(event) => match self.delete(token, &container.id, event, None) {
                             Some(phase) => phase,
                             None => return,
                         },
@@ -244,7 +274,7 @@ impl Supervisor {
                 None => Phase::Alone(first),
                 Some(code) => {
                     let event = Event::Exited { id: container.id.clone(), code };
-                    match self.delete(token, &container.id, event) {
+                    match self.delete(token, &container.id, event, None) {
                         Some(phase) => phase,
                         None => return,
                     }
@@ -253,8 +283,12 @@ impl Supervisor {
             Phase::Deleting(mut runtime, event) => match runtime.ended() {
                 None => Phase::Deleting(runtime, event),
                 Some(_) => {
-                    return self.done(&container.id, event);
+                    return self.done(token, &container.id, event);
                 }
+            },
+            Phase::Undeleted(until, event) => match self.delete(token, &container.id, event, Some(until)) {
+                Some(phase) => phase,
+                None => return,
             },
         };
         self.containers.insert(token, container);
@@ -297,17 +331,27 @@ impl Supervisor {
         LaunchError::Runtime(logged.unwrap_or_else(unsaid))
     }
 
-    /// Starts deleting a container; `None` if that ended at once.
-    fn delete(&self, token: u64, id: &str, event: Event) -> Option<Phase> {
+    /// Starts deleting a container, or puts it off: `until` says how long that has been decided. `None` if that ended
+    /// at once.
+    fn delete(&mut self, token: u64, id: &str, event: Event, until: Option<Instant>) -> Option<Phase> {
         let command = self.config.runtime.delete_command(id, true);
         match self.config.runtime.apart(|| RuntimeProcess::spawn(command)).flatten() {
             Ok(runtime) => {
                 self.watch(token, &runtime.as_fd(), id);
                 Some(Phase::Deleting(runtime, event))
             }
+            // A container that is left alone runs on: others give back descriptors and processes meanwhile.
+            Err(error) if until.is_none_or(|until| Instant::now() < until) => {
+                let until = until.unwrap_or_else(|| {
+                    tracing::warn!(%error, id, "deleting a container; it is tried again");
+                    Instant::now() + DELETE_PATIENCE
+                });
+                self.unwatched.insert(token);
+                Some(Phase::Undeleted(until, event))
+            }
             Err(error) => {
                 tracing::error!(%error, id, "deleting a container");
-                self.done(id, event);
+                self.done(token, id, event);
                 None
             }
         }
@@ -315,7 +359,8 @@ impl Supervisor {
 
     /// The runtime has let go of a container. Its groups are gone by now; if the runtime could not remove them, or was
     /// killed, ours is the last word.
-    fn done(&self, id: &str, event: Event) {
+    fn done(&mut self, token: u64, id: &str, event: Event) {
+        self.unwatched.remove(&token);
         if let Err(error) = self.cgroups.remove(id) {
             tracing::error!(%error, id, "removing a container's control groups");
         }
@@ -329,7 +374,8 @@ impl Supervisor {
         let _unwanted = self.events.send(event);
     }
 
-    /// Kills what runs; what is still starting is killed once it runs, or with its runtime when patience ends.
+    /// Kills what runs; what is still starting is killed once it runs. When patience ends, whatever runtime is left is
+    /// killed, and its container deleted.
     fn enforce_cancellation(&mut self) {
         if !self.shared.is_cancelled() {
             return;
@@ -339,11 +385,11 @@ impl Supervisor {
         for container in self.containers.values_mut() {
             match (&mut container.phase, container.pid) {
                 (Phase::Alone(first), _) => first.kill(),
-                (Phase::Runtime(runtime), Some(pid)) => runtime.kill_container(pid),
                 (Phase::Runtime(runtime) | Phase::Deleting(runtime, _), _) if now >= deadline => {
                     runtime.kill()
                 }
-                (Phase::Runtime(_) | Phase::Deleting(..), _) => {}
+                (Phase::Runtime(runtime), Some(pid)) => runtime.kill_container(pid),
+                (Phase::Runtime(_) | Phase::Deleting(..) | Phase::Undeleted(..), _) => {}
             }
         }
         if now >= deadline {

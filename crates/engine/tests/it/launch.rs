@@ -3,5 +3,6 @@
 mod contents;
 mod directories;
 mod ends;
+mod exhausted;
 mod host;
 mod support;

@@ -76,37 +76,46 @@ impl RuntimeProcess {
     /// Kills the first process of the container this runtime stays with, and so all its processes.
     ///
     /// The pid comes from a file, and the runtime may have reaped that process since: only a child of the runtime is
-    /// killed, looked at after the descriptor has pinned it.
+    /// killed, looked at after the descriptor has pinned it. Without a descriptor nothing happens: who cancels must
+    /// lose patience and kill the runtime.
     pub(super) fn kill_container(&self, pid: i32) {
         let Some(first) = Pid::from_raw(pid) else { return };
-        let Ok(pidfd) = rustix::process::pidfd_open(first, PidfdFlags::empty()) else { return };
+        let pidfd = match rustix::process::pidfd_open(first, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(errno) => return tracing::debug!(%errno, pid, "killing a container"),
+        };
         if parent_of(pid) == i32::try_from(self.child.id()).ok() {
-            send_kill(&pidfd);
+            killed(rustix::process::pidfd_send_signal(&pidfd, Signal::KILL));
         }
     }
 }
 
 /// The first process of a detached container, child of ours since its runtime left.
+///
+/// Its pid stays its own until [`FirstProcess::ended`] has seen the end: only its parent, us, can make it disappear.
 #[derive(Debug)]
-pub(super) struct FirstProcess(OwnedFd);
+pub(super) struct FirstProcess {
+    pid: Pid,
+    pidfd: Result<OwnedFd, Errno>,
+}
 
 impl FirstProcess {
-    /// Takes over the orphan `pid`, which is still there: only its parent, us, can make it disappear.
+    /// Takes over the orphan `pid`; an error if it is no child of ours.
     pub(super) fn adopt(pid: i32) -> Result<FirstProcess, Errno> {
         let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map(FirstProcess)
+        // Looks and leaves it to be waited for; needs no descriptor, of which there may be none left.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(pid), look))?;
+        Ok(FirstProcess { pid, pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty()) })
     }
 
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    pub(super) fn as_fd(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.pidfd.as_ref().map(AsFd::as_fd).map_err(|errno| *errno)
     }
 
     /// The exit code, 128 and the signal's number after a signal; `None` while it runs.
     pub(super) fn ended(&self) -> Option<i32> {
-        match rustix::process::waitid(
-            WaitId::PidFd(self.0.as_fd()),
-            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-        ) {
+        match rustix::process::waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(None) | Err(Errno::INTR) => None,
             Ok(Some(status)) => {
                 let by_signal = status.terminating_signal().map(|signal| 128 + signal);
@@ -120,12 +129,12 @@ impl FirstProcess {
     }
 
     pub(super) fn kill(&self) {
-        send_kill(&self.0);
+        killed(rustix::process::kill_process(self.pid, Signal::KILL));
     }
 }
 
-fn send_kill(pidfd: &OwnedFd) {
-    match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
+fn killed(result: Result<(), Errno>) {
+    match result {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(errno) => tracing::error!(%errno, "killing a container"),
     }
