@@ -25,9 +25,10 @@ pub fn run(context: &Context, args: &Exec) -> anyhow::Result<ExitCode> {
     let runtime = super::containers::runtime_of(context, &container)?;
     let request =
         ExecRequest { argv: args.command.clone(), env: args.env.clone(), cwd: args.workdir.clone(), user };
+    let mut command = runtime.exec_command(container.id.as_str(), &request);
     let status = runtime
-        .exec_command(container.id.as_str(), &request)
-        .status()
+        .apart(|| command.status())
+        .flatten()
         .with_context(|| format!("running {}", runtime.path().display()))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

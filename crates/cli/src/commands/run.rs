@@ -11,6 +11,7 @@ mod crew;
 mod descriptors;
 mod detached;
 mod flat;
+mod janitor;
 mod launch;
 mod program;
 mod report;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use plywood_engine::capabilities::Capabilities;
 use plywood_engine::cgroup::Cgroups;
 use plywood_engine::runtime;
 use plywood_kernel::MountWatch;
@@ -59,23 +61,29 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let cgroups = Cgroups::detect()?;
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let directories = context.directories();
-    let runtime =
-        runtime::find(settings.runtime.as_deref(), &search_path, cgroups.layout(), &directories.run)?;
-    steps.done("runtime found");
-
     let mut watch = MountWatch::start().context("watching the host's mount table")?;
     let started = Instant::now();
-    let program = program::Program::resolve(&store, &image, &settings)?;
-    steps.done("command resolved");
-    let assembly = Assembly::new(context, &store, &pins, &image, &settings)?;
+    // Three questions that do not wait for each other: to the runtime, to the kernel, to the image.
+    let (runtime, capabilities, program) = std::thread::scope(|scope| {
+        let run = &directories.run;
+        let runtime =
+            scope.spawn(|| runtime::find(settings.runtime.as_deref(), &search_path, cgroups.layout(), run));
+        let capabilities = scope.spawn(|| Capabilities::probe(store.root().path()));
+        let program = program::Program::resolve(&store, &image, &settings);
+        (runtime.join(), capabilities.join(), program)
+    });
+    let panicked = |_| anyhow::anyhow!("a thread panicked");
+    let (program, runtime) = (program?, runtime.map_err(panicked)??);
+    let capabilities = capabilities.map_err(panicked)?.context("probing the kernel")?;
+    let assembly = Assembly::new(context, &store, &pins, &image, &settings, capabilities)?;
     assembly.check()?;
-    steps.done("kernel probed");
+    steps.done("runtime found, command resolved, kernel probed");
     let builder = flat::Builder::start(context, &store, &image, &settings, assembly.lower());
     let crew = Crew::muster(context, &store, &image, &settings, &program, &assembly, &runtime)?;
     steps.done("containers recorded");
     // From here on the recorded containers hold the image. A supervisor that is about to end must not.
     drop(pins);
-    let shared = Arc::new(Shared { settings, program, assembly, directories });
+    let shared = Arc::new(Shared { settings, program, assembly, directories, store });
 
     let host = |watch: &mut MountWatch| -> anyhow::Result<HostMounts> {
         let counts = watch.counts().context("counting changes of the host's mount table")?;

@@ -235,3 +235,31 @@ fn root_a_detached_container_that_cannot_start_leaves_nothing() {
         bed.ok(&["rm", &id]);
     });
 }
+
+/// One of several is taken away by somebody else: the others, and whoever looks after them, go on.
+#[test]
+fn root_one_of_many_is_removed() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let ids = bed.ok(&["run", "-d", "-n", "3", "app", "--", "sleep", "1000"]);
+        let first = ids.lines().next().unwrap();
+        bed.ok(&["rm", "--force", first]);
+        assert_eq!(bed.json(&["ps"])["containers"].as_array().unwrap().len(), 2);
+        bed.ok(&["rm", "--force", "--all"]);
+
+        // In the foreground, too: stopped ones leave at once, the run goes on with the others.
+        let mut run = bed.start(&["--json", "run", "-n", "3", "--name", "x", "app", "--", "sleep", "1000"]);
+        let running = || bed.containers().iter().filter(|one| one["state"] == "running").count();
+        eventually("all run", || (running() == 3).then_some(()));
+        let start = Instant::now();
+        bed.ok(&["stop", "--time", "0", "x-0"]);
+        bed.ok(&["rm", "--force", "x-1"]);
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+        eventually("one is left", || (bed.containers().len() == 1).then_some(()));
+        assert!(run.is_running());
+        bed.ok(&["stop", "--time", "0", "x-2"]);
+        let report = run.finish().check(1).json();
+        let codes = report["containers"].as_array().unwrap().iter().map(|one| one["exit_code"].clone());
+        assert_eq!(codes.collect::<Vec<_>>(), [json!(137), json!(137), json!(137)]);
+    });
+}

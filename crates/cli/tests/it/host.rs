@@ -22,7 +22,7 @@ pub(crate) struct Host {
 impl Host {
     /// What there is now, as far as it concerns plywood or the state root.
     pub(crate) fn snapshot(root: &Path) -> Host {
-        Host { mounts: mounts(), cgroups: cgroups(), processes: processes(root) }
+        Host { mounts: mounts(), cgroups: cgroups(root), processes: processes(root) }
     }
 
     /// Waits until nothing is here that was not there before, and panics if that does not come.
@@ -58,9 +58,10 @@ fn mounts() -> BTreeSet<String> {
 }
 
 /// Groups of plywood's containers, and its parent group if nobody is in it.
-fn cgroups() -> BTreeSet<String> {
+fn cgroups(root: &Path) -> BTreeSet<String> {
     let cgroups = Cgroups::detect().unwrap();
     let mut found: BTreeSet<String> = cgroups.ids().unwrap();
+    found.retain(|id| !cgroups.processes(id).unwrap().iter().any(|&pid| is_foreign(pid, root)));
     if found.is_empty() {
         let parents = fs::read_dir(ROOT).unwrap().map(|entry| entry.unwrap().path().join("plywood"));
         let parents = parents.chain([Path::new(ROOT).join("plywood")]).filter(|parent| parent.is_dir());
@@ -71,20 +72,35 @@ fn cgroups() -> BTreeSet<String> {
 
 /// Processes in plywood's control groups, and those that name the state root.
 fn processes(root: &Path) -> BTreeSet<String> {
-    let root = root.to_str().unwrap();
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").unwrap() {
         let entry = entry.unwrap();
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         // Processes end while we look.
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        if command.contains(root) || groups.lines().any(|line| line.contains(":/plywood/")) {
+        let contained = groups.lines().any(|line| line.contains(":/plywood/"));
+        if command.contains(root.to_str().unwrap()) || contained && !is_foreign(pid, root) {
             found.insert(format!("{pid} {command}"));
         }
     }
     found
+}
+
+/// Whether the process descends from a plywood or a runtime with another state root: a container of somebody else.
+fn is_foreign(mut pid: i32, root: &Path) -> bool {
+    while pid > 1 {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        if command.contains(" --root ") || command.contains("plywood run") {
+            return !command.contains(root.to_str().unwrap());
+        }
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        pid = parent.unwrap_or(0);
+    }
+    false
 }

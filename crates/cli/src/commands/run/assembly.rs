@@ -33,17 +33,17 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Probes, chooses, and starts what all containers share.
+    /// Chooses, and starts what all containers share.
     pub fn new(
         context: &Context,
         store: &Store,
         pins: &Pins,
         image: &Image,
         settings: &Settings,
+        capabilities: Capabilities,
     ) -> anyhow::Result<Self> {
         let ids = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, settings.id_range_length)?;
         ids_suffice(image, settings.id_range_length)?;
-        let capabilities = Capabilities::probe(store.root().path()).context("probing the kernel")?;
         let mechanism = match settings.mechanism {
             Some(mechanism) => mechanism,
             None => capabilities.choose().mechanism,

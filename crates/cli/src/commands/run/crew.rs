@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use plywood_engine::idrange::{self, IdLease};
-use plywood_engine::launch::remove_bundle;
 use plywood_engine::runtime::Runtime;
 use plywood_kernel::IdMap;
 use plywood_store::leases::LiveLease;
-use plywood_store::{ContainerId, Image, NewContainer, NewLease, NewSnapshot, Snapshot, Store};
+use plywood_store::{ContainerId, Image, NewContainer, NewLease, NewSnapshot, Snapshot, StateError, Store};
 
 use super::assembly::Assembly;
+use super::janitor::{self, Janitor};
 use super::launch::Outcome;
 use super::program::Program;
 use super::settings::Settings;
@@ -23,8 +23,10 @@ pub struct Member {
     pub id: ContainerId,
     /// Its host ids.
     pub lease: IdLease,
-    /// Its writable directories.
+    /// Its writable directories, recorded and not yet there.
     pub snapshot: Snapshot,
+    /// How to make them.
+    new_snapshot: NewSnapshot,
     /// Its bundle.
     pub bundle: PathBuf,
 }
@@ -33,6 +35,11 @@ impl Member {
     /// The mapping of its user namespace.
     pub fn map(&self) -> IdMap {
         self.lease.idmap()
+    }
+
+    /// Makes its writable directories.
+    pub fn make_snapshot(&self, store: &Store) -> Result<(), StateError> {
+        store.make_snapshot(self.snapshot.id, &self.new_snapshot)
     }
 
     /// Where its output goes when nobody waits for it.
@@ -57,7 +64,8 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Records the containers and gives each a range and a snapshot: all or nothing.
+    /// Records the containers and gives each a range and a snapshot: all or nothing. What takes longer than a line in
+    /// the database is left to the launches, which have more than one thread.
     pub fn muster(
         context: &Context,
         store: &Store,
@@ -135,14 +143,13 @@ impl Crew {
                 }
             })
             .collect();
-        let snapshots = self.store.create_snapshots(&new)?;
-        let maps: Vec<IdMap> = leases.iter().map(|lease| IdMap::from_ranges(lease.uid, lease.gid)).collect();
-        assembly.user_namespaces.prepare(&maps).context("making user namespaces")?;
-        let members = ids.iter().zip(leases).zip(snapshots).map(|((id, lease), snapshot)| Member {
+        let snapshots = self.store.record_snapshots(&new)?.into_iter().zip(new);
+        let members = ids.iter().zip(leases).zip(snapshots).map(|((id, lease), (snapshot, new))| Member {
             bundle: self.directories.bundle(id.as_str()),
             id: id.clone(),
             lease: IdLease { uid: lease.uid, gid: lease.gid },
             snapshot,
+            new_snapshot: new,
         });
         self.members = members.collect();
         Ok(())
@@ -157,7 +164,10 @@ impl Crew {
     /// before its caller was told of it, goes anyway.
     pub fn settle(&self, outcome: &Outcome) -> anyhow::Result<()> {
         let keep = self.keep && !outcome.given_up;
-        let gone = |member: &&Member| !keep || outcome.failed.contains_key(member.id.as_str());
+        let gone = |member: &&Member| {
+            let id = member.id.as_str();
+            (!keep || outcome.failed.contains_key(id)) && !outcome.removed.contains(&member.id)
+        };
         self.remove(self.members.iter().filter(gone))
     }
 
@@ -168,10 +178,12 @@ impl Crew {
 
     fn remove<'a>(&self, members: impl Iterator<Item = &'a Member>) -> anyhow::Result<()> {
         let ids: Vec<ContainerId> = members.map(|member| member.id.clone()).collect();
-        for id in &ids {
-            remove_bundle(&self.directories, id.as_str())?;
-        }
-        Ok(self.store.remove_containers(&ids)?)
+        janitor::remove(&self.store, &self.directories, &ids)
+    }
+
+    /// Removes containers of this crew as they end.
+    pub fn janitor(&self) -> Janitor {
+        Janitor::start(self.store.clone(), self.directories.clone())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Submitting the containers to the launcher and following what becomes of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,11 +17,12 @@ use plywood_engine::launch::{
     Stdio, Stream, Timing, clone_volume,
 };
 use plywood_engine::runtime::{RunMode, Runtime};
-use plywood_kernel::ProcessId;
-use plywood_store::ContainerId;
+use plywood_kernel::{IdMap, ProcessId};
+use plywood_store::{ContainerId, Store};
 
 use super::assembly::Assembly;
 use super::crew::{Crew, Member};
+use super::janitor::Janitor;
 use super::program::Program;
 use super::settings::Settings;
 use crate::args::Net;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub assembly: Assembly,
     /// Where bundles go.
     pub directories: RunDirectories,
+    /// Where the containers are recorded.
+    pub store: Store,
 }
 
 /// What became of the containers, by id.
@@ -56,6 +59,8 @@ pub struct Outcome {
     pub cancelled: bool,
     /// That was before all had started or failed.
     pub given_up: bool,
+    /// Those that were taken away when they ended.
+    pub removed: HashSet<ContainerId>,
 }
 
 impl Outcome {
@@ -86,12 +91,19 @@ pub fn launch(
     }
     launcher.close();
 
+    // Ahead of the launches, which make those that are not there yet.
+    let namespaces = {
+        let shared = Arc::clone(shared);
+        let maps: Vec<IdMap> = crew.members.iter().map(Member::map).collect();
+        std::thread::spawn(move || shared.assembly.user_namespaces.prepare(&maps))
+    };
     let total = crew.members.len();
     let ids: HashMap<&str, &ContainerId> = crew.members.iter().map(|m| (m.id.as_str(), &m.id)).collect();
     let bar = context.progress.count("containers started", u64::try_from(total)?);
     let cancel = launcher.cancel_handle();
     let mut outcome = Outcome::default();
     let mut all_started = Some(all_started);
+    let janitor = crew.janitor();
     loop {
         if context.cancel.requested() && !outcome.cancelled {
             outcome.cancelled = true;
@@ -100,7 +112,13 @@ pub fn launch(
             cancel.cancel();
         }
         match events.recv_timeout(POLL) {
-            Ok(event) => take(crew, &ids, &mut outcome, event)?,
+            Ok(event) => {
+                let mut news = News::default();
+                for event in std::iter::once(event).chain(events.try_iter()) {
+                    news.take(&ids, &mut outcome, event)?;
+                }
+                news.record(crew, &janitor)?;
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -117,48 +135,79 @@ pub fn launch(
     }
     bar.finish_and_clear();
     launcher.finish()?;
+    outcome.removed = janitor.finish()?;
+    match namespaces.join() {
+        Ok(Ok(())) => {}
+        // Whoever needed one has made it, or says why not.
+        Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "user namespaces"),
+        Err(_) => tracing::error!("the thread that makes user namespaces panicked"),
+    }
     Ok(outcome)
 }
 
-fn take(
-    crew: &Crew,
-    ids: &HashMap<&str, &ContainerId>,
-    outcome: &mut Outcome,
-    event: Event,
-) -> anyhow::Result<()> {
-    match event {
-        Event::Started { id, pid, timing } => {
-            if let Some(container) = ids.get(id.as_str()) {
+/// What has happened since the last look, for the database.
+#[derive(Default)]
+struct News {
+    started: Vec<(ContainerId, ProcessId, f64)>,
+    exited: Vec<(ContainerId, i32)>,
+}
+
+impl News {
+    fn take(
+        &mut self,
+        ids: &HashMap<&str, &ContainerId>,
+        outcome: &mut Outcome,
+        event: Event,
+    ) -> anyhow::Result<()> {
+        match event {
+            Event::Started { id, pid, timing } => {
                 // A process that has ended already has no identity; its exit follows.
-                if let Ok(process) = ProcessId::of(u32::try_from(pid)?) {
+                if let Some(container) = ids.get(id.as_str())
+                    && let Ok(process) = ProcessId::of(u32::try_from(pid)?)
+                {
                     let launch_ms = timing.total().as_secs_f64() * 1000.0;
-                    crew.store().container_started(container, &process, launch_ms)?;
+                    self.started.push(((*container).clone(), process, launch_ms));
                 }
+                outcome.started.insert(id, timing);
             }
-            outcome.started.insert(id, timing);
-        }
-        Event::Exited { id, code } => {
-            if crew.keep
-                && let Some(container) = ids.get(id.as_str())
-            {
-                crew.store().container_exited(container, Some(code))?;
+            Event::Exited { id, code } => {
+                if let Some(container) = ids.get(id.as_str()) {
+                    self.exited.push(((*container).clone(), code));
+                }
+                outcome.exited.insert(id, code);
             }
-            outcome.exited.insert(id, code);
+            Event::Failed { id, error } => {
+                outcome.failed.insert(id, error);
+            }
+            Event::Cancelled { id } => {
+                outcome.failed.insert(id, LaunchError::Cancelled);
+            }
         }
-        Event::Failed { id, error } => {
-            outcome.failed.insert(id, error);
-        }
-        Event::Cancelled { id } => {
-            outcome.failed.insert(id, LaunchError::Cancelled);
-        }
+        Ok(())
     }
-    Ok(())
+
+    /// Containers that stay are recorded as ended, others go at once.
+    fn record(mut self, crew: &Crew, janitor: &Janitor) -> anyhow::Result<()> {
+        if !crew.keep {
+            self.started.retain(|(id, ..)| !self.exited.iter().any(|(exited, _)| exited == id));
+        }
+        if !self.started.is_empty() {
+            crew.store().containers_started(&self.started)?;
+        }
+        if !crew.keep {
+            self.exited.into_iter().for_each(|(id, _)| janitor.take(id));
+        } else if !self.exited.is_empty() {
+            crew.store().containers_exited(&self.exited)?;
+        }
+        Ok(())
+    }
 }
 
 /// On a launcher thread: root file system, volumes, bundle, standard streams.
 fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
     let map = member.map();
     let user_ns = shared.assembly.user_namespaces.get(&map)?;
+    member.make_snapshot(&shared.store)?;
     let settings = &shared.settings;
     let mut volumes = Vec::new();
     let mut volume_mounts = Vec::new();
