@@ -13,7 +13,8 @@
 //!   without an entry of its own is an *implied directory*: its owner and mode belong to the layer below, if that has one.
 //! * **Duplicates**: the last entry of a name wins, as with `tar`. Two directories are one, with the last attributes.
 //! * **Whiteouts** hide lower layers only, whatever their place in the archive: of a whiteout and a node with one name
-//!   the node stays. If the node is a directory, it becomes opaque, because what the lower layers have there was removed.
+//!   the node stays. If the node is a directory, it becomes opaque and keeps nothing of the lower one, because what the
+//!   lower layers have there was removed.
 //! * **Names** starting with `.wh.` are reserved. `.wh..wh..opq` makes its directory opaque; AUFS's own bookkeeping at
 //!   the top of a layer (`.wh..wh.aufs`, `.wh..wh.plnk`, `.wh..wh.orph`) is skipped, as containerd skips it; any other
 //!   `.wh..wh.*`, a whiteout of ``, `.` or `..`, and anything below such a name is an error.

@@ -274,10 +274,14 @@ fn marks_bring_their_directories() {
     assert_eq!(marks.opaque, [EntryPath::root(), path("o/p")]);
     assert_eq!(marks.parents, paths(&["o", "o/p", "x", "x/y"]));
     assert_eq!(marks.implied, [vec![EntryPath::root()], marks.parents.clone()].concat());
+    assert!(marks.replaced.is_empty());
 
     // A whiteout below a whiteout makes the upper one an opaque directory.
     let (_, marks) = track(TarBuilder::new().whiteout("", "d").whiteout("d", "e")).unwrap();
-    assert_eq!((marks.whiteouts, marks.opaque), (paths(&["d/e"]), paths(&["d"])));
+    assert_eq!(
+        (marks.whiteouts, marks.opaque, marks.replaced),
+        (paths(&["d/e"]), paths(&["d"]), paths(&["d"]))
+    );
 }
 
 #[test]

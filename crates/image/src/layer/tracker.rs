@@ -65,8 +65,11 @@ pub struct Marks {
     pub whiteouts: Vec<EntryPath>,
     /// Directories to mark opaque. They stand, or are in `parents`.
     pub opaque: Vec<EntryPath>,
+    /// Those of `opaque` that are so because a whiteout has their own name: nothing of the lower directory is left, its owner
+    /// and mode included. The others only hide what is in it.
+    pub replaced: Vec<EntryPath>,
     /// All directories without an entry of their own, parents before children, those in `parents` included. Their owner,
-    /// mode, times and attributes are those of the directory below, if there is one.
+    /// mode, times and attributes are those of the directory below, if there is one and it is not `replaced`.
     pub implied: Vec<EntryPath>,
 }
 
@@ -213,12 +216,13 @@ impl Tracker {
         whiteouts.retain(|path| match self.names.get(path).map(|seen| seen.kind) {
             Some(kind) if kind.is_directory() => {
                 opaque.push(path.clone());
+                marks.replaced.push(path.clone());
                 false
             }
             Some(_) => false,
             None => true,
         });
-        for list in [&mut whiteouts, &mut opaque] {
+        for list in [&mut whiteouts, &mut opaque, &mut marks.replaced] {
             list.sort_unstable();
             list.dedup();
         }

@@ -71,9 +71,14 @@ pub(crate) fn settle(
     let Unpacked { marks, links, counts } = unpacked;
     let opaque: HashSet<EntryPath> = marks.opaque.iter().cloned().collect();
     let mut settling = Settling { dirs: Dirs::new(staging), below, opaque: &opaque, counts: *counts };
+    let replaced: HashSet<&EntryPath> = marks.replaced.iter().collect();
     let mut implied = Vec::with_capacity(marks.implied.len());
     for path in &marks.implied {
-        match settling.look(path)? {
+        let found = match opaque.contains(path) && !replaced.contains(path) {
+            true => settling.look_beside_mark(path)?,
+            false => settling.look(path)?,
+        };
+        match found {
             Some(dir) if dir.file_type() == FileType::Symlink => {
                 return Ok(Settled::Redirected { opaque, path: path.clone() });
             }
@@ -133,6 +138,20 @@ impl Settling<'_> {
         if hidden(self.opaque, path) {
             return Ok(None);
         }
+        Self::at(below, path)
+    }
+
+    /// The lower directory of one that this layer marks opaque: the mark hides what is in it, not its owner and mode.
+    fn look_beside_mark(&self, path: &EntryPath) -> Result<Option<Found>, UnpackError> {
+        let (Some(below), Some(parent)) = (self.below, path.parent()) else { return self.look(path) };
+        if hidden(self.opaque, &parent) {
+            return Ok(None);
+        }
+        // Anything but a directory is hidden whole.
+        Ok(Self::at(below, path)?.filter(|found| found.file_type() == FileType::Directory))
+    }
+
+    fn at(below: &Lower, path: &EntryPath) -> Result<Option<Found>, UnpackError> {
         let found = below.tree.lookup_no_follow(path.as_path()).map_err(UnpackError::Below)?;
         // A lower symbolic link on the way is hidden by a directory of this layer.
         Ok(found.filter(|found| found.path.as_os_str().as_bytes() == path.as_bytes()))

@@ -92,6 +92,49 @@ fn root_whiteouts_stay_only_where_they_hide_something() {
     compare(&layers);
 }
 
+/// A layer that only empties /tmp made it root's, mode 0755, dated 1970.
+#[test]
+fn root_an_emptied_directory_keeps_its_owner_and_mode() {
+    require_root();
+    let below = TarBuilder::new()
+        .entry(&header(b'5', "tmp", 0o1777, (3, 4), 1000), b"")
+        .file("tmp/x", "x")
+        .entry(&header(b'5', "tmp/in", 0o700, (5, 6), 1000), b"")
+        .entry(&header(b'5', "srv", 0o2770, (7, 8), 2000), b"")
+        .entry(&header(b'5', "srv/in", 0o711, (7, 8), 2000), b"");
+    let above = TarBuilder::new().opaque("tmp").opaque("tmp/in").opaque("srv").file("srv/in/file", "f");
+    let layers = tars([below, above]);
+    let (_scratch, store, image) = unpack(&layers);
+    let tree = overlay(&store, &image);
+    let tmp = tree.get("tmp").unwrap();
+    assert_eq!((tmp.mode & 0o7777, tmp.owner, tmp.mtime), (0o1777, (3, 4), (1000, 0)));
+    let srv = tree.get("srv").unwrap();
+    assert_eq!((srv.mode & 0o7777, srv.owner), (0o2770, (7, 8)));
+    let within = tree.get("srv/in").unwrap();
+    assert_eq!((within.mode & 0o7777, within.owner), (0o755, (0, 0)), "emptied with what it was in");
+    assert!(tree.get("tmp/x").is_none());
+    assert!(!image.layers[1].info.standalone);
+    // Without srv/in, which umoci would give the group of the directory it was removed from.
+    let below = TarBuilder::new()
+        .entry(&header(b'5', "tmp", 0o1777, (3, 4), 1000), b"")
+        .file("tmp/x", "x")
+        .entry(&header(b'5', "srv", 0o2770, (7, 8), 2000), b"");
+    compare(&tars([below, TarBuilder::new().opaque("tmp").opaque("srv")]));
+}
+
+/// A directory that was removed and made anew has nothing of the old one, even if its new entry is missing.
+#[test]
+fn root_a_replaced_directory_keeps_nothing() {
+    require_root();
+    let below = TarBuilder::new().entry(&header(b'5', "tmp", 0o1777, (3, 4), 1000), b"").file("tmp/x", "x");
+    let above = TarBuilder::new().whiteout("", "tmp").opaque("tmp").file("tmp/y", "y");
+    let (_scratch, store, image) = unpack(&tars([below, above]));
+    let tree = overlay(&store, &image);
+    let tmp = tree.get("tmp").unwrap();
+    assert_eq!((tmp.mode & 0o7777, tmp.owner, tmp.mtime), (0o755, (0, 0), (0, 0)));
+    assert!(tree.get("tmp/x").is_none() && tree.get("tmp/y").is_some());
+}
+
 #[test]
 fn root_hard_links_into_lower_layers() {
     require_root();
