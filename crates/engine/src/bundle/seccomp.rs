@@ -1,7 +1,8 @@
 //! The default seccomp profile: system calls a container may make.
 //!
-//! An allow list. What is not listed fails with `EPERM`; the runtime answers `ENOSYS` for calls newer than any it
-//! knows, so that programs fall back. A call guarded by a capability is allowed exactly when the container holds it,
+//! An allow list. What is not listed fails with `EPERM`. Programs fall back from a call that is too new only where it
+//! fails with `ENOSYS`: runc answers that, whatever the profile says, for calls numbered above every one listed here;
+//! crun may not, and there they fail with `EPERM` until they are listed. A call guarded by a capability is allowed exactly when the container holds it,
 //! because then the kernel's own check, made against the container's user namespace, is the one that counts.
 //!
 //! Three calls are allowed by argument: `clone` without the flags that make new namespaces, `socket` without the
@@ -121,8 +122,19 @@ mod tests {
                 assert!(!seen.contains(name), "{name} is allowed to all and guarded by {capability}");
             }
         }
-        for name in ["clone", "clone3", "socket", "personality", "mount", "unshare", "setns", "keyctl", "bpf"]
-        {
+        for name in [
+            "clone",
+            "clone3",
+            "socket",
+            "personality",
+            "mount",
+            "unshare",
+            "setns",
+            "keyctl",
+            "bpf",
+            "socketcall",
+            "pidfd_getfd",
+        ] {
             assert!(!seen.contains(name), "{name}");
         }
     }
@@ -141,6 +153,7 @@ mod tests {
             (Capability::SysAdmin, "mount"),
             (Capability::SysChroot, "chroot"),
             (Capability::SysModule, "init_module"),
+            (Capability::SysPtrace, "pidfd_getfd"),
         ] {
             assert!(!allows(&[], name), "{name}");
             assert!(allows(&[capability], name), "{name}");

@@ -77,7 +77,7 @@ fn the_spec_of_a_container_with_everything() {
         entrypoint: None,
         env: vec!["LANG=de_DE".to_owned(), "NEW=a=b".to_owned()],
         user: None,
-        workdir: Some("/work".to_owned()),
+        workdir: Some("/srv".to_owned()),
         hostname: Some("web-1.example".to_owned()),
     };
     request.user =

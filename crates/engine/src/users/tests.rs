@@ -68,16 +68,16 @@ fn users_that_cannot_be_are_named() {
 #[test]
 fn commands_are_found_in_path_order() {
     let lookup = |path: &str| match path {
-        "/usr/bin/sh" | "/bin/sh" | "/work/tool" | "/work/sub/tool" => Lookup::Executable,
+        "/usr/bin/sh" | "/bin/sh" | "/srv/tool" | "/srv/sub/tool" => Lookup::Executable,
         "/usr/bin/data" => Lookup::NotExecutable,
         "/usr/bin/dir" | "/etc" => Lookup::NotAFile,
         _ => Lookup::Missing,
     };
-    let find = |argv0| find_command(argv0, "/usr/bin:/bin::/opt", "/work", &lookup);
+    let find = |argv0| find_command(argv0, "/usr/bin:/bin::/opt", "/srv", &lookup);
     assert_eq!(find("sh"), Ok("/usr/bin/sh".into()));
-    assert_eq!(find("tool"), Ok("/work/tool".into()));
-    assert_eq!(find("./tool"), Ok("/work/tool".into()));
-    assert_eq!(find("sub//./tool"), Ok("/work/sub/tool".into()));
+    assert_eq!(find("tool"), Ok("/srv/tool".into()));
+    assert_eq!(find("./tool"), Ok("/srv/tool".into()));
+    assert_eq!(find("sub//./tool"), Ok("/srv/sub/tool".into()));
     assert_eq!(find("/bin/sh"), Ok("/bin/sh".into()));
     assert_eq!(find("data").map_err(|error| error.exit_code()), Err(126));
     assert_eq!(find("/etc").map_err(|error| error.exit_code()), Err(126));

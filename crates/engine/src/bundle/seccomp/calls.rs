@@ -209,7 +209,7 @@ pub(super) const ALWAYS: &[&[&str]] = &[
         "io_setup",
         "io_submit",
     ],
-    // Sockets; `socket` itself by argument.
+    // Sockets; `socket` itself by argument. Not: socketcall, the 32-bit way around that argument.
     &[
         "accept",
         "accept4",
@@ -230,7 +230,6 @@ pub(super) const ALWAYS: &[&[&str]] = &[
         "sendto",
         "setsockopt",
         "shutdown",
-        "socketcall",
         "socketpair",
     ],
     // Processes and threads; `clone` by argument.
@@ -255,7 +254,6 @@ pub(super) const ALWAYS: &[&[&str]] = &[
         "getsid",
         "gettid",
         "kill",
-        "pidfd_getfd",
         "pidfd_open",
         "pidfd_send_signal",
         "prctl",
@@ -483,7 +481,7 @@ pub(super) const GUARDED: &[(Capability, &[&str])] = &[
         ],
     ),
     (Capability::SysPacct, &["acct"]),
-    (Capability::SysPtrace, &["kcmp"]),
+    (Capability::SysPtrace, &["kcmp", "pidfd_getfd"]),
     (Capability::SysRawio, &["ioperm", "iopl"]),
     (Capability::SysTime, &["clock_settime", "clock_settime64", "settimeofday", "stime"]),
     (Capability::SysTtyConfig, &["vhangup"]),
