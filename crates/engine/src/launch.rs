@@ -214,6 +214,9 @@ pub enum LaunchError {
     /// The runtime failed to start it.
     #[error("{0}")]
     Runtime(Failure),
+    /// No launcher thread is left in the namespace to prepare in.
+    #[error("every launcher thread failed to leave an earlier container's mount namespace")]
+    Stranded,
     /// Cancelled while it started.
     #[error("cancelled while it started")]
     Cancelled,
@@ -254,7 +257,7 @@ impl LaunchError {
         match self {
             Self::Runtime(failure) => failure.exit_code(),
             Self::Cancelled => 130,
-            Self::Prepare(_) | Self::Mount(_) | Self::Spawn { .. } => 125,
+            Self::Prepare(_) | Self::Mount(_) | Self::Spawn { .. } | Self::Stranded => 125,
         }
     }
 }

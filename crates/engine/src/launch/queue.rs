@@ -21,6 +21,8 @@ struct State {
     open: usize,
     /// Taken from the queue and not yet handed to the supervisor.
     on_threads: usize,
+    /// Launcher threads that prepare launches.
+    threads: usize,
     closed: bool,
     leaving: bool,
     cancelled: bool,
@@ -55,6 +57,7 @@ impl Shared {
             free_slots: slots.max(1),
             open: 0,
             on_threads: 0,
+            threads: 0,
             closed: false,
             leaving: false,
             cancelled: false,
@@ -87,6 +90,21 @@ impl Shared {
 
     pub(super) fn is_cancelled(&self) -> bool {
         self.lock().cancelled
+    }
+
+    /// One more launcher thread.
+    pub(super) fn enlist(&self) {
+        self.lock().threads += 1;
+    }
+
+    /// A launcher thread can prepare nothing any more; false if it is the last and has to stay, to refuse what comes.
+    pub(super) fn retire(&self) -> bool {
+        let mut state = self.lock();
+        let others = state.threads > 1;
+        if others {
+            state.threads -= 1;
+        }
+        others
     }
 
     /// The next launch and when it was submitted; `None` once no more will come.

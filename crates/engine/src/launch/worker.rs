@@ -1,5 +1,9 @@
 //! A launcher thread: prepares, attaches, spawns.
+//!
+//! Between launches it is in the namespace the launcher was started from. One that cannot go back there ends, and the
+//! others go on; the last one stays and fails whatever is queued.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::process;
 use std::sync::Arc;
@@ -28,6 +32,8 @@ pub(super) struct Worker {
     template: Arc<Template>,
     home: MountNs,
     reaper: Reaper,
+    /// It could not go back home.
+    lost: Cell<bool>,
 }
 
 impl Worker {
@@ -38,7 +44,9 @@ impl Worker {
         events: Sender<Event>,
         template: Arc<Template>,
     ) -> Result<Worker, LauncherError> {
-        Ok(Worker { config, shared, events, template, home: MountNs::current()?, reaper: Reaper::start()? })
+        let (home, reaper) = (MountNs::current()?, Reaper::start()?);
+        shared.enlist();
+        Ok(Worker { config, shared, events, template, home, reaper, lost: Cell::new(false) })
     }
 
     pub(super) fn run(self) {
@@ -47,14 +55,19 @@ impl Worker {
             let event = match self.launch(launch, submitted) {
                 Ok(Some(spawned)) => {
                     self.shared.hand_over(spawned);
-                    continue;
+                    None
                 }
-                Ok(None) => Event::Cancelled { id },
-                Err(error) => Event::Failed { id, error },
+                Ok(None) => Some(Event::Cancelled { id }),
+                Err(error) => Some(Event::Failed { id, error }),
             };
-            // A receiver that is gone does not want to know.
-            let _unwanted = self.events.send(event);
-            self.shared.ended_on_thread();
+            if let Some(event) = event {
+                // A receiver that is gone does not want to know.
+                let _unwanted = self.events.send(event);
+                self.shared.ended_on_thread();
+            }
+            if self.lost.get() && self.shared.retire() {
+                return;
+            }
         }
     }
 
@@ -62,6 +75,9 @@ impl Worker {
     fn launch(&self, launch: Launch, submitted: Instant) -> Result<Option<Spawned>, LaunchError> {
         if self.shared.is_cancelled() {
             return Ok(None);
+        }
+        if self.lost.get() {
+            return Err(LaunchError::Stranded);
         }
         let Launch { id, prepare } = launch;
         let mut clock = Clock(submitted);
@@ -102,6 +118,7 @@ impl Worker {
         // back must not go on.
         if let Err(error) = self.home.enter() {
             tracing::error!(%error, "leaving a launch namespace");
+            self.lost.set(true);
         }
         self.reaper.close(prepared.rootfs.into_fd());
         for volume in prepared.volumes {

@@ -1,6 +1,6 @@
 //! Running out of what the supervisor needs: containers end all the same.
 
-use plywood_engine::launch::{Event, LaunchError};
+use plywood_engine::launch::{Event, Launch, LaunchError, Launcher, LauncherConfig};
 use plywood_engine::runtime::RunMode;
 use plywood_kernel::testing::{Denied, deny, on_own_thread};
 
@@ -37,6 +37,44 @@ fn root_processes_that_cannot_be_watched_are_noticed() {
             launcher.finish().unwrap();
             host.assert_nothing_left("");
         });
+    }
+}
+
+/// A launcher thread that could not leave a container's namespace went on preparing in it.
+#[test]
+fn root_a_launcher_thread_that_cannot_go_home_prepares_nothing_more() {
+    let host = Host::new();
+    for threads in [2, 1] {
+        let mut config =
+            LauncherConfig::new(host.runtime.clone(), host.directories.clone(), RunMode::Attached);
+        config.threads = threads;
+        let (launcher, events) = Launcher::start(config).unwrap();
+        let (first, _, launch) = host.launch(command(&["true"]));
+        let prepare = launch.prepare;
+        let stranding = move || {
+            let prepared = prepare();
+            deny(&[Denied { call: libc::SYS_setns, argument: None, errno: libc::EPERM }]);
+            prepared
+        };
+        launcher.submit(Launch { id: launch.id, prepare: Box::new(stranding) });
+        // The thread is lost for certain before there is more to do.
+        let event = events.recv().unwrap();
+        assert!(matches!(&event, Event::Failed { id, error: LaunchError::Mount(_) } if *id == first));
+        for _ in 0..4 {
+            launcher.submit(host.launch(command(&["true"])).2);
+        }
+        launcher.close();
+        let (mut ran, mut refused) = (0, 0);
+        for event in events {
+            match event {
+                Event::Started { .. } => {}
+                Event::Exited { code: 0, .. } => ran += 1,
+                Event::Failed { error: LaunchError::Stranded, .. } => refused += 1,
+                other => panic!("{threads}: {other:?}"),
+            }
+        }
+        assert_eq!((ran, refused), if threads == 2 { (4, 0) } else { (0, 4) });
+        launcher.finish().unwrap();
     }
 }
 
