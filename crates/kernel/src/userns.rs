@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! caller                                   child
-//! clone(CLONE_VM|CLONE_FILES|CLONE_NEWUSER|CLONE_PIDFD) ---> prctl(PR_SET_PDEATHSIG), pause()
+//! clone(CLONE_VM|CLONE_FILES|CLONE_NEWUSER|CLONE_PIDFD) ---> prctl(PR_SET_PDEATHSIG), ppoll(NULL)
 //! write /proc/<pid>/uid_map, gid_map
 //! ioctl(pidfd, PIDFD_GET_USER_NAMESPACE)   (6.11; before it: open /proc/<pid>/ns/user)
 //! pidfd_send_signal(SIGKILL), waitid(P_PIDFD, __WALL)
@@ -90,8 +90,8 @@ impl Parked {
         // child is reaped (Drop), and `top` is its aligned upper end. `park` does not return to our frames and
         // touches no memory but that stack. CLONE_PIDFD writes one int through the fifth argument, which
         // points to the live `pidfd`. No exit signal is set, so no SIGCHLD disturbs the program.
-        // What is weak here: libc's syscall wrappers would write the shared `errno` if a call of the child
-        // failed; none of them can (see `park`).
+        // What is weak here: `libc::syscall` would write the shared `errno` if a call of the child failed; none of
+        // them does (see `park`).
         let pid = unsafe { libc::clone(park, top, FLAGS, parent as usize as *mut c_void, &raw mut pidfd) };
         let errno = std::io::Error::last_os_error();
         drop(blocked);
@@ -156,20 +156,35 @@ impl Drop for Parked {
 
 /// What the child runs: dies with its parent, otherwise sleeps until killed.
 ///
-/// It runs in our memory with our thread-local storage, so: no allocation, no panic, no call that can fail
-/// (a failure would write the parent's errno). prctl with a valid signal, getppid and _exit cannot; pause
-/// returns only after a signal handler, and all signals are blocked.
+/// It runs in our memory with our thread-local storage, which holds the parent thread's `errno` and libc's record of
+/// that thread. So: no allocation, no panic, no call that can fail, and no wrapper of libc that keeps records:
+/// waiting ones such as `pause` are cancellation points, which glibc before 2.41 notes in the record of the thread.
+/// `libc::syscall` is none, and touches nothing but `errno`, after a failure. prctl with a valid signal and getppid
+/// cannot fail; ppoll without descriptors and without a time ends only by a signal handler (a stop restarts it), and
+/// all signals are blocked. Returning is `_exit`.
 extern "C" fn park(parent: *mut c_void) -> c_int {
-    // SAFETY: PR_SET_PDEATHSIG takes one integer, of the width of a register.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) };
+    // Each argument has the width of a register, as syscall wants them.
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: PR_SET_PDEATHSIG takes a signal's number and reads nothing else.
+    unsafe {
+        libc::syscall(
+            libc::SYS_prctl,
+            libc::PR_SET_PDEATHSIG as libc::c_ulong,
+            libc::SIGKILL as libc::c_ulong,
+            NONE,
+            NONE,
+            NONE,
+        )
+    };
     // The parent may have died before the line above; then nobody would ever kill us.
     // SAFETY: getppid has no requirements.
-    if unsafe { libc::getppid() } as usize != parent as usize {
+    if unsafe { libc::syscall(libc::SYS_getppid) } as usize != parent as usize {
         return 1;
     }
     loop {
-        // SAFETY: pause has no requirements.
-        unsafe { libc::pause() };
+        // SAFETY: ppoll reads no descriptors when told of none, and takes null for no time limit and for the mask as
+        // it is. Not pause: aarch64 has no such call.
+        unsafe { libc::syscall(libc::SYS_ppoll, NONE, NONE, NONE, NONE, NONE) };
     }
 }
 
