@@ -170,6 +170,9 @@ pub struct AssemblyArgs {
     pub id_range_length: u32,
 }
 
+/// The environment variable that makes `run -d` the containers' supervisor.
+pub const SUPERVISE: &str = "PLYWOOD_SUPERVISE";
+
 /// Arguments of `run`.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
@@ -246,7 +249,7 @@ pub struct Run {
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// Run as the process that looks after detached containers.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, env = SUPERVISE, hide_env = true)]
     pub supervise: bool,
     /// The image.
     pub image: String,

@@ -10,7 +10,7 @@ use plywood_engine::plan::{self, Request};
 use plywood_engine::predict::Comparison;
 use serde_json::json;
 
-use super::run::{assembly_choice, lower_names, pick_lower};
+use super::run::{assembly_choice, lower_names, pick_lower, scratch};
 use crate::args::Explain;
 use crate::context::Context;
 use crate::output;
@@ -21,14 +21,14 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let pins = store.pins()?;
     let image = store.use_image(&pins, &args.image)?;
-    let capabilities = Capabilities::probe(store.root().path())?;
+    let capabilities = Capabilities::probe(&scratch(&store))?;
     let source = pick_lower(context, &store, &pins, &image, lower)?;
     let lowers = lower_names(&store, &image, source)?;
     let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.assembly.id_range_length)?;
     // An example: the first range of the pool, whoever may have it at the moment.
     let lease = idrange::allocate(&pool, &[], 1)?.remove(0);
     let snapshot = store.root().path().join("snapshots/N");
-    let scratch = context.directories().run.join("scratch/ID");
+    let scratch = scratch(&store).join("ID");
     let mut request =
         Request::new(lowers, lease.idmap(), snapshot.join("fs"), snapshot.join("work"), scratch);
     request.choice = mechanism.map_or(Choice::Auto, Choice::Forced);

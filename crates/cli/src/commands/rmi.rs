@@ -1,7 +1,9 @@
 //! `plywood rmi`.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use plywood_store::Store;
 use plywood_store::gc::GcOptions;
 use serde_json::json;
 
@@ -13,12 +15,8 @@ use crate::output;
 pub fn run(context: &Context, args: &Rmi) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let mut untagged = Vec::new();
-    for image in &args.images {
-        let names = if args.force { store.find_image(image)?.names } else { vec![image.clone()] };
-        let targets = if names.is_empty() { vec![image.clone()] } else { names };
-        for name in targets {
-            untagged.extend(store.remove_image_name(&name, args.force)?.names);
-        }
+    for name in targets(&store, args)? {
+        untagged.extend(store.remove_image_name(&name, args.force)?.names);
     }
     let report = store.collect_garbage(GcOptions::default())?;
     if context.json {
@@ -31,4 +29,17 @@ pub fn run(context: &Context, args: &Rmi) -> anyhow::Result<ExitCode> {
         output::text_out(&text)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The names to take away. By force, every name of the images; two of one image mean the same then.
+fn targets(store: &Store, args: &Rmi) -> anyhow::Result<BTreeSet<String>> {
+    let mut targets = BTreeSet::new();
+    for text in &args.images {
+        let names = if args.force { store.find_image(text)?.names } else { Vec::new() };
+        if names.is_empty() {
+            targets.insert(text.clone());
+        }
+        targets.extend(names);
+    }
+    Ok(targets)
 }

@@ -39,7 +39,7 @@ use launch::{Outcome, Shared};
 use report::{HostMounts, Report};
 use settings::Settings;
 
-pub use assembly::{assembly_choice, lower_names, pick_lower};
+pub use assembly::{assembly_choice, lower_names, pick_lower, scratch};
 
 /// Launches containers and, unless detached, waits for them.
 pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
@@ -68,7 +68,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         let run = &directories.run;
         let runtime =
             scope.spawn(|| runtime::find(settings.runtime.as_deref(), &search_path, cgroups.layout(), run));
-        let capabilities = scope.spawn(|| Capabilities::probe(store.root().path()));
+        let capabilities = scope.spawn(|| Capabilities::probe(&scratch(&store)));
         let program = program::Program::resolve(&store, &image, &settings);
         (runtime.join(), capabilities.join(), program)
     });

@@ -54,8 +54,7 @@ impl Assembly {
             .then(|| PrivateWorker::start(&[store.root().path()]))
             .transpose()
             .context("starting the worker with a private mount namespace")?;
-        let scratch = store.root().path().join("scratch");
-        std::fs::create_dir_all(&scratch).context("making the scratch directory")?;
+        let scratch = scratch(store);
         Ok(Self {
             capabilities,
             mechanism,
@@ -153,7 +152,12 @@ pub fn pick_lower(
     }
 }
 
-/// The lower directories of an image.
+/// Where mount points and trials that end with their command are made; recovery sweeps it.
+pub fn scratch(store: &Store) -> PathBuf {
+    store.root().path().join("scratch")
+}
+
+/// The lower directories of an image, each once: overlayfs refuses to have one twice.
 pub fn lower_names(store: &Store, image: &Image, source: LowerSource) -> anyhow::Result<Lowers> {
     let root = store.root().path();
     let name = |id: &dyn std::fmt::Display| LowerRef::new(format!("{id}/fs"));
@@ -162,7 +166,7 @@ pub fn lower_names(store: &Store, image: &Image, source: LowerSource) -> anyhow:
         let flat = store.find_flat(chain_id)?.context("the flat tree is gone")?;
         return Ok(Lowers::flat(root.join("flat"), name(&flat.id)?)?);
     }
-    let names = image.layers.iter().rev().map(|layer| name(&layer.id)).collect::<Result<_, _>>()?;
+    let names = image.layer_ids().iter().rev().map(|id| name(id)).collect::<Result<_, _>>()?;
     Ok(Lowers::layers(root.join("layers"), names)?)
 }
 

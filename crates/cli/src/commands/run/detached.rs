@@ -2,7 +2,7 @@
 //! have started.
 //!
 //! ```text
-//! plywood run -d ...                      plywood run -d --supervise ...   (own session)
+//! plywood run -d ...                      plywood run -d ...   (marked, in its own session)
 //!   starts it, standard output a pipe ──>   launches
 //!   <── status line, report, end of file    all have started or failed
 //!   prints, exits                           waits for the containers, records how they end, exits
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::args::SUPERVISE;
 use crate::context::Context;
 use crate::output;
 
@@ -27,7 +28,9 @@ use super::report::Report;
 pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("finding this program's file")?;
     let mut child = Command::new(program)
-        .args(supervisor_arguments())
+        .args(std::env::args_os().skip(1))
+        // Not an argument: where `run` ends and the container's command begins is for the parser alone to say.
+        .env(SUPERVISE, "true")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -43,14 +46,6 @@ pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
     };
     output::text_out(text)?;
     Ok(code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from))
-}
-
-/// This command line, marked. `--supervise` goes right behind `run`, before anything that may be the container's.
-fn supervisor_arguments() -> Vec<std::ffi::OsString> {
-    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let at = arguments.iter().position(|argument| argument == "run").map_or(0, |at| at + 1);
-    arguments.insert(at, "--supervise".into());
-    arguments
 }
 
 /// Reads the report to its end; a request to stop is passed on to the supervisor, which then takes all back.
@@ -90,6 +85,14 @@ pub fn report(context: &Context, report: &Report) -> anyhow::Result<()> {
         output::text_err(&report.failures())?;
         report.ids()
     };
+    let log = context.directories().run.join("supervisor.log");
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&log)
+        .with_context(|| format!("opening {}", log.display()))?;
+    // Whoever has been told that the containers run must find them running: from here on nothing fails.
     {
         let mut out = io::stdout().lock();
         // The caller may be gone; the containers are not.
@@ -98,14 +101,10 @@ pub fn report(context: &Context, report: &Report) -> anyhow::Result<()> {
             tracing::warn!(%error, "nobody reads the report");
         }
     }
-    let log = context.directories().run.join("supervisor.log");
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&log)
-        .with_context(|| format!("opening {}", log.display()))?;
-    rustix::stdio::dup2_stdout(&log).context("leaving standard output")?;
-    rustix::stdio::dup2_stderr(&log).context("leaving standard error")?;
+    for left in [rustix::stdio::dup2_stdout(&log), rustix::stdio::dup2_stderr(&log)] {
+        if let Err(errno) = left {
+            tracing::warn!(%errno, "the caller's streams stay open");
+        }
+    }
     Ok(())
 }

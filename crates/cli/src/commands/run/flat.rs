@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plywood_engine::lower::LowerSource;
-use plywood_store::{FlatError, FlatOptions, Image, Store};
+use plywood_store::{BuildFlat, FlatError, FlatOptions, Image, Store};
 
 use super::settings::Settings;
 use crate::context::Context;
@@ -14,7 +14,7 @@ use crate::context::Context;
 /// A build in the background, or none.
 #[derive(Debug)]
 pub struct Builder {
-    thread: Option<JoinHandle<Result<(), FlatError>>>,
+    thread: Option<JoinHandle<Result<bool, FlatError>>>,
     entries: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
@@ -47,7 +47,9 @@ impl Builder {
                         cancel: Some(&stop),
                         ..FlatOptions::default()
                     };
-                    store.build_flat(&pins, &chain_id, &layers, options).map(drop)
+                    store
+                        .build_flat(&pins, &chain_id, &layers, options)
+                        .map(|built| matches!(built, BuildFlat::Built(_)))
                 }))
             }
             _ => None,
@@ -55,7 +57,7 @@ impl Builder {
         Self { thread, entries, stop }
     }
 
-    /// Waits for the build, if there is one; Ctrl-C gives it up. Answers whether a tree is ready now that was not.
+    /// Waits for the build, if there is one; Ctrl-C gives it up. Answers whether it made a tree.
     pub fn finish(self, context: &Context) -> bool {
         let Some(thread) = self.thread else { return false };
         let bar = context.progress.spinner("flat tree");
@@ -65,7 +67,7 @@ impl Builder {
         }
         bar.finish_and_clear();
         match thread.join() {
-            Ok(Ok(())) => true,
+            Ok(Ok(built)) => built,
             Ok(Err(FlatError::Cancelled)) if self.stop.load(Ordering::Relaxed) => false,
             // The containers ran all the same; the next launch tries again.
             Ok(Err(error)) => {

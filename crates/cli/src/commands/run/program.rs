@@ -1,16 +1,15 @@
 //! What will run, as whom: resolved from the image's own files, without mounting anything.
 
+use std::cell::RefCell;
+
 use anyhow::Context as _;
 use plywood_engine::bundle;
-use plywood_engine::users::{self, CommandError, ContainerUser, Lookup};
+use plywood_engine::users::{self, ContainerUser, Lookup, MAX_TABLE_BYTES};
 use plywood_image::ImageConfig;
-use plywood_store::{Image, MergedTree, Store};
+use plywood_store::{Image, MergedError, MergedTree, Store};
 use rustix::fs::FileType;
 
 use super::settings::Settings;
-
-/// Bytes of `/etc/passwd` or `/etc/group` that are read.
-const MAX_TABLE_BYTES: u64 = 1 << 20;
 
 /// What will run.
 #[derive(Debug)]
@@ -32,9 +31,9 @@ impl Program {
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
         let merged = store.merged(&image.layer_ids())?;
-        let table = |path: &str| match merged.read_file(path, MAX_TABLE_BYTES) {
+        let table = |path: &str| match merged.read_file(path, MAX_TABLE_BYTES as u64) {
             Ok(bytes) => Ok(bytes.unwrap_or_default()),
-            Err(plywood_store::MergedError::NotAFile(_)) => Ok(Vec::new()),
+            Err(MergedError::NotAFile(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
         let wanted = bundle::user_wanted(&config, &settings.overrides);
@@ -54,9 +53,11 @@ fn find(
     path: &str,
     workdir: &str,
     settings: &Settings,
-) -> Result<(), CommandError> {
-    // A volume may bring the command along; only the runtime can tell then.
-    let mounted = || settings.volumes.iter().map(|volume| volume.destination.as_str());
+) -> anyhow::Result<()> {
+    // A volume may bring the command along, and `/proc/self/exe` is one: only the runtime can tell then.
+    let mounted =
+        || settings.volumes.iter().map(|volume| volume.destination.as_str()).chain(["/proc", "/dev", "/sys"]);
+    let failed = RefCell::new(None);
     let lookup = |file: &str| {
         if !users::needs_check(file, mounted()) {
             return Lookup::Executable;
@@ -65,8 +66,16 @@ fn find(
             Ok(Some(found)) if found.file_type() != FileType::RegularFile => Lookup::NotAFile,
             Ok(Some(found)) if found.stat.st_mode & 0o111 != 0 => Lookup::Executable,
             Ok(Some(_)) => Lookup::NotExecutable,
-            Ok(None) | Err(_) => Lookup::Missing,
+            Ok(None) | Err(MergedError::TooManyLinks(_)) => Lookup::Missing,
+            Err(error) => {
+                failed.borrow_mut().get_or_insert(error);
+                Lookup::Missing
+            }
         }
     };
-    users::find_command(argv0, path, workdir, &lookup).map(drop)
+    let found = users::find_command(argv0, path, workdir, &lookup);
+    match failed.into_inner() {
+        Some(error) => Err(error).context("looking for the command in the image"),
+        None => Ok(found.map(drop)?),
+    }
 }
