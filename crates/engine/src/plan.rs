@@ -11,7 +11,7 @@ use plywood_kernel::idmap::IdMap;
 use plywood_kernel::mount::MountAttrs;
 
 use crate::capabilities::Capabilities;
-use crate::lower::{LowerSource, Lowers};
+use crate::lower::{LowerSource, Lowers, MAX_LOWERS};
 use crate::mechanism::{Choice, Mechanism};
 
 mod count;
@@ -126,6 +126,15 @@ pub enum PlanError {
     Relative {
         /// The path.
         path: PathBuf,
+    },
+    /// An extra pass would need one lower directory more than the kernel takes.
+    #[error(
+        "{layers} layers and more than one pass: each pass but the last has the writable directory as one more \
+         lower one, and the kernel's overlay takes at most {MAX_LOWERS}; use one pass or --lower flat"
+    )]
+    NoRoomToLook {
+        /// Number of lower directories.
+        layers: usize,
     },
     /// Nothing was to be done.
     #[error("at least one pass is needed")]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::capabilities::Capabilities;
-use crate::lower::Lowers;
+use crate::lower::{Lowers, MAX_LOWERS};
 use crate::plan::{Durability, Op, Place, PlanError, Request, Slot, StepList};
 
 /// The longest string one `fsconfig` takes.
@@ -99,7 +99,7 @@ fn by_name(
     names: &[PathBuf],
     kind: Use,
 ) -> Result<(), PlanError> {
-    let names = with_upper(names, request, kind);
+    let names = with_upper(names, request, kind)?;
     for path in names.iter().chain([&request.upper, &request.work]) {
         fits(path)?;
     }
@@ -125,7 +125,7 @@ fn legacy(
     attach: &Path,
     kind: Use,
 ) -> Result<(), PlanError> {
-    let names = with_upper(names, request, kind);
+    let names = with_upper(names, request, kind)?;
     let lower: Vec<&str> = names.iter().map(|name| plain(name)).collect::<Result<_, _>>()?;
     let mut options = format!("lowerdir={}", lower.join(":"));
     if kind == Use::Rootfs {
@@ -164,9 +164,14 @@ fn volatile(request: &Request, capabilities: &Capabilities, kind: Use) -> bool {
 }
 
 /// A look is read-only: the writable directory is its topmost lower one, as containerd has it.
-fn with_upper(names: &[PathBuf], request: &Request, kind: Use) -> Vec<PathBuf> {
-    let upper = (kind == Use::Look).then(|| request.upper.clone());
-    upper.into_iter().chain(names.iter().cloned()).collect()
+fn with_upper(names: &[PathBuf], request: &Request, kind: Use) -> Result<Vec<PathBuf>, PlanError> {
+    if kind == Use::Rootfs {
+        return Ok(names.to_vec());
+    }
+    if names.len() >= MAX_LOWERS {
+        return Err(PlanError::NoRoomToLook { layers: names.len() });
+    }
+    Ok(std::iter::once(&request.upper).chain(names).cloned().collect())
 }
 
 fn fits(path: &Path) -> Result<(), PlanError> {

@@ -148,6 +148,20 @@ fn options_are_never_cut() {
     assert!(matches!(error, PlanError::OptionsTooLong { layers: 500, .. }), "{error}");
 }
 
+/// The look of an extra pass has the writable directory as one more layer, the 501st, and the kernel said EINVAL.
+#[test]
+fn a_look_needs_room_for_one_more_layer() {
+    for mechanism in [Mechanism::CommonParent, Mechanism::PerLayer] {
+        for found in [Capabilities::assumed(), linux_6_1()] {
+            let of = |layers, passes| plan(&forced(mechanism, LowerSource::Layers, layers, passes), &found);
+            assert_eq!(of(MAX_LOWERS, 2), Err(PlanError::NoRoomToLook { layers: MAX_LOWERS }));
+            for (layers, passes) in [(MAX_LOWERS, 1), (MAX_LOWERS - 1, 2)] {
+                assert!(!matches!(of(layers, passes), Err(PlanError::NoRoomToLook { .. })), "{mechanism}");
+            }
+        }
+    }
+}
+
 #[test]
 fn paths_the_options_cannot_carry_are_refused() {
     for (upper, long) in [("/var/lib/a,b/fs".to_owned(), false), (format!("/{}", "a".repeat(300)), true)] {
