@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
 
 use plywood_engine::bundle::{CapabilityChange, Net, Overrides, Resources};
 use plywood_engine::runtime::RunMode;
@@ -94,6 +95,29 @@ fn root_the_hosts_switches_are_hidden_or_read_only() {
         (echo 1 > /proc/sys/kernel/panic) 2>/dev/null && echo written; \
         (echo b > /proc/sysrq-trigger) 2>/dev/null && echo written; true";
     assert_eq!(host.run(MODE, shell(script)), (0, String::new()));
+
+    let (_, mounts) = host.run(MODE, shell("cat /proc/self/mountinfo"));
+    // The last mount on a path is the one seen: its options, and what it is of.
+    let seen = |path: &str| {
+        mounts.lines().rev().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let kind = fields.iter().position(|&field| field == "-")? + 1;
+            (fields[4] == path).then(|| (fields[3], fields[5], fields[kind]))
+        })
+    };
+    for path in ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"] {
+        if Path::new(path).exists() {
+            let (_, options, _) = seen(path).unwrap_or_else(|| panic!("{path}: {mounts}"));
+            assert!(options.split(',').any(|option| option == "ro"), "{path}: {mounts}");
+        }
+    }
+    // A file is covered by /dev/null, a directory by an empty tmpfs.
+    for path in ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/interrupts", "/sys/firmware"] {
+        if Path::new(path).exists() {
+            let (root, _, kind) = seen(path).unwrap_or_else(|| panic!("{path}: {mounts}"));
+            assert!(root == "/null" || kind == "tmpfs", "{path}: {mounts}");
+        }
+    }
 }
 
 #[test]
