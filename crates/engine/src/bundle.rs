@@ -4,9 +4,9 @@
 //! ```text
 //! <run dir>/bundles/<id>/     0700, one per container
 //!   config.json               what spec() returned, keys and sets in a fixed order
-//!   resolv.conf, hosts        copies of the host's, with the host's network only
-//!   pid                       written by the runtime when the container's first process runs
+//!   resolv.conf, hosts        copies of the host's, made by the caller, with the host's network only
 //!   runtime.log               the runtime's own messages, JSON lines
+//! <run dir>/pids/<id>         written by the runtime when the container's first process runs
 //! ```
 //!
 //! There is no root file system in a bundle: the spec names the anchor directory, on which each container's root is
