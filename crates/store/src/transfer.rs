@@ -23,6 +23,7 @@ mod provider;
 mod registry;
 mod retry;
 mod section;
+mod stoppable;
 mod tls;
 
 use std::path::PathBuf;

@@ -69,7 +69,7 @@ impl Default for UnpackLimits {
 impl UnpackLimits {
     /// The most bytes a stream may have that is written to the file system of `dir` now. A small blob can unpack
     /// into anything; what does not fit is refused on the way, before the disk is full for everybody.
-    fn bytes_now(&self, dir: BorrowedFd<'_>) -> u64 {
+    pub(crate) fn bytes_now(&self, dir: BorrowedFd<'_>) -> u64 {
         let free = match rustix::fs::fstatvfs(dir) {
             Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
             Err(errno) => {

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use plywood_image::tar::{EntryType, Reader, TarError};
 use rustix::fs::{CWD, Mode, OFlags};
 
+use super::Cancel;
 use super::section::Section;
+use super::stoppable::{self, Patient, Stoppable};
 use crate::unpack::decompress::{Compression, Decoder};
 
 /// An image archive has a few members a layer.
@@ -81,10 +83,11 @@ enum Member {
 }
 
 impl Archive {
-    /// Opens and scans `path`. `spool`: a directory for an unnamed file; `limit`: most bytes written there.
-    pub(crate) fn open(path: &Path, spool: &Path, limit: u64) -> Result<Self, ArchiveError> {
+    /// Opens and scans `path`. `spool`: a directory for an unnamed file; `limit`: most bytes written there. `stop` ends
+    /// all waiting and reading with an error.
+    pub(crate) fn open(path: &Path, spool: &Path, limit: u64, stop: &Cancel) -> Result<Self, ArchiveError> {
         let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
-        let mut source = File::open(path).map_err(read_failed)?;
+        let source = stoppable::open(path, stop).map_err(read_failed)?;
         let metadata = source.metadata().map_err(read_failed)?;
         let mut start = Vec::with_capacity(4);
         let file = if metadata.is_file() {
@@ -93,16 +96,17 @@ impl Archive {
                 .map_err(read_failed)?;
             match Compression::of(&start) {
                 Compression::None => source,
-                _ => spooled(&mut source, path, spool, limit)?,
+                _ => spooled(&source, path, spool, limit, stop)?,
             }
         } else if metadata.is_dir() {
             return Err(read_failed(io::ErrorKind::IsADirectory.into()));
         } else {
-            spooled(&mut source, path, spool, limit)?
+            spooled(&source, path, spool, limit, stop)?
         };
         let file = Arc::new(file);
         let size = file.metadata().map_err(read_failed)?.len();
-        let members = scan(Section::new(file.clone(), 0, size), path)?;
+        let section = Section::new(file.clone(), 0, size);
+        let members = scan(Stoppable::new(section, stop), path)?;
         Ok(Self { file, members })
     }
 
@@ -119,7 +123,13 @@ impl Archive {
     }
 }
 
-fn spooled(source: &mut File, path: &Path, spool: &Path, limit: u64) -> Result<File, ArchiveError> {
+fn spooled(
+    source: &File,
+    path: &Path,
+    spool: &Path,
+    limit: u64,
+    stop: &Cancel,
+) -> Result<File, ArchiveError> {
     let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
     let write_failed =
         |source: io::Error| ArchiveError::Spool { path: path.to_owned(), into: spool.to_owned(), source };
@@ -127,7 +137,7 @@ fn spooled(source: &mut File, path: &Path, spool: &Path, limit: u64) -> Result<F
     let file =
         rustix::fs::openat(CWD, spool, flags, Mode::RUSR | Mode::WUSR).map_err(|e| write_failed(e.into()))?;
     let mut file = File::from(file);
-    let mut decoder = Decoder::new(source).map_err(read_failed)?;
+    let mut decoder = Decoder::new(Patient::new(source, stop)).map_err(read_failed)?;
     let mut buffer = vec![0; COPY_BUFFER];
     let mut total = 0;
     loop {
@@ -146,9 +156,9 @@ fn spooled(source: &mut File, path: &Path, spool: &Path, limit: u64) -> Result<F
     }
 }
 
-fn scan(section: Section, path: &Path) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
+fn scan(archive: impl Read, path: &Path) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
     let tar_failed = |source| ArchiveError::Tar { path: path.to_owned(), source };
-    let mut reader = Reader::new(section);
+    let mut reader = Reader::new(archive);
     let mut members = HashMap::new();
     while let Some(header) = reader.next_entry().map_err(tar_failed)? {
         let Some(name) = normal(&header.path) else {

@@ -14,6 +14,7 @@ use plywood_image::manifest::{Document, ManifestError};
 use plywood_image::{Descriptor, Digest, Reference, limits};
 use rustix::fs::{CWD, Mode, OFlags};
 
+use super::Cancel;
 use super::archive::{Archive, ArchiveError};
 use super::section::{Section, open_regular};
 use docker::DockerArchive;
@@ -141,6 +142,7 @@ pub(super) struct Local {
     files: Files,
     /// For what `docker save` of old wrote: where the blobs of the chosen image are.
     docker: Option<DockerArchive>,
+    stop: Cancel,
 }
 
 #[derive(Debug)]
@@ -159,17 +161,22 @@ pub(super) struct Root {
 }
 
 impl Local {
-    pub(super) fn open_layout(path: &Path) -> Result<Self, LocalError> {
+    pub(super) fn open_layout(path: &Path, stop: &Cancel) -> Result<Self, LocalError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, path, flags, Mode::empty())
             .map_err(|e| LocalError::Open { path: path.to_owned(), source: e.into() })?;
-        Ok(Self { path: path.to_owned(), files: Files::Dir(dir), docker: None })
+        Ok(Self { path: path.to_owned(), files: Files::Dir(dir), docker: None, stop: stop.clone() })
     }
 
     /// `spool` and `limit` as in [`Archive::open`].
-    pub(super) fn open_archive(path: &Path, spool: &Path, limit: u64) -> Result<Self, LocalError> {
-        let files = Files::Archive(Archive::open(path, spool, limit)?);
-        Ok(Self { path: path.to_owned(), files, docker: None })
+    pub(super) fn open_archive(
+        path: &Path,
+        spool: &Path,
+        limit: u64,
+        stop: &Cancel,
+    ) -> Result<Self, LocalError> {
+        let files = Files::Archive(Archive::open(path, spool, limit, stop)?);
+        Ok(Self { path: path.to_owned(), files, docker: None, stop: stop.clone() })
     }
 
     /// The image to import. `wanted` is a name it may have; it counts only if there are several.

@@ -36,9 +36,10 @@ impl Provider {
             Source::Registry { reference, options } => {
                 Self::Registry(Box::new(Registry::new(reference, options, stop)?))
             }
-            Source::Layout(path) => Self::Local(Box::new(Local::open_layout(path)?)),
+            Source::Layout(path) => Self::Local(Box::new(Local::open_layout(path, stop)?)),
             Source::Archive(path) => {
-                Self::Local(Box::new(Local::open_archive(path, &spool(), request.limits.layer_bytes)?))
+                let limit = request.limits.bytes_now(store.root().blobs());
+                Self::Local(Box::new(Local::open_archive(path, &spool(), limit, stop)?))
             }
         })
     }

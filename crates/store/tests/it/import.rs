@@ -7,7 +7,7 @@ use std::path::Path;
 use plywood_image::testing::TarBuilder;
 use plywood_image::{Digest, Platform};
 use plywood_kernel::testing::require_root;
-use plywood_store::{FetchRequest, Source};
+use plywood_store::{Cancel, FetchError, FetchRequest, Source};
 use serde_json::json;
 
 use super::import_images::{
@@ -138,6 +138,69 @@ fn root_archives_are_the_same_image() {
         assert_eq!(diff_ids, layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(), "{file}");
         assert_eq!(super::support::listed(&store, "blobs/ingest"), Vec::<String>::new());
     }
+}
+
+/// Opening an archive heard of nothing: not of a request to stop, and not of a full disk.
+#[test]
+fn opening_an_archive_can_be_stopped_and_leaves_room_on_the_disk() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let fifo = scratch.path().join("fifo");
+    run("mkfifo", "coreutils", &[fifo.to_str().unwrap()]);
+    let request = FetchRequest::new(Source::Archive(fifo.clone()));
+    let stopped = |what: &str| {
+        let cancel = Cancel::new();
+        let started = std::time::Instant::now();
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                cancel.cancel();
+            });
+            plywood_store::fetch_image(&store, &pins, &request, &|_| {}, &cancel).unwrap_err()
+        });
+        assert!(matches!(error, FetchError::Cancelled), "{what}: {error:?}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{what}");
+    };
+    stopped("a pipe that nobody writes to");
+    // Reading too, so that opening it does not wait.
+    let silent = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    stopped("a silent pipe");
+    drop(silent);
+    let endless = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || {
+            let mut fifo = fs::OpenOptions::new().write(true).open(fifo).unwrap();
+            while std::io::Write::write_all(&mut fifo, &[0; 4096]).is_ok() {}
+        }
+    });
+    stopped("an endless one");
+    endless.join().unwrap();
+
+    let compressed = scratch.path().join("full.tar.gz");
+    fs::write(&compressed, LayerBlob::gzip(&TarBuilder::new().file("x", "x").finish()).bytes).unwrap();
+    let mut request = FetchRequest::new(Source::Archive(compressed));
+    request.limits.keep_free_bytes = u64::MAX;
+    let error = chain(&fetch(&store, &pins, &request).unwrap_err());
+    assert!(error.contains("more than 0 bytes when uncompressed"), "{error}");
+    assert_untouched(&store);
+}
+
+/// As `open` itself waits for somebody to write.
+#[test]
+fn root_an_archive_may_come_late_through_a_pipe() {
+    require_root();
+    let layout = Layout::of("piped:1", &[small_layer("piped")]);
+    let scratch = tempfile::tempdir().unwrap();
+    let fifo = scratch.path().join("fifo");
+    run("mkfifo", "coreutils", &[fifo.to_str().unwrap()]);
+    let script = format!("sleep 0.3; tar -C '{}' -c . > '{}'", layout.path().display(), fifo.display());
+    let mut writer = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let image = fetch(&store, &pins, &FetchRequest::new(Source::Archive(fifo)));
+    assert!(writer.wait().unwrap().success());
+    assert_eq!(text_of(&store, &image.unwrap_or_else(|e| panic!("{}", chain(&e)))), "piped");
 }
 
 /// Old `docker save`: twin layers are symbolic links, and hostile archives have other ideas of links.

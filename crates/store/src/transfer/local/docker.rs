@@ -8,7 +8,9 @@ use plywood_image::{Digest, config, limits};
 use serde::Deserialize;
 
 use super::{Local, LocalError, is_named};
+use crate::transfer::Cancel;
 use crate::transfer::section::Section;
+use crate::transfer::stoppable::Stoppable;
 use crate::unpack::Compression;
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -61,8 +63,8 @@ impl DockerArchive {
             let (digest, suffix) = match compression(&section).map_err(read_failed)? {
                 // Proven to be so when it is unpacked.
                 Compression::None => (diff_id.0, ""),
-                Compression::Gzip => (hash(section).map_err(read_failed)?, ".gzip"),
-                Compression::Zstd => (hash(section).map_err(read_failed)?, ".zstd"),
+                Compression::Gzip => (hash(section, &local.stop).map_err(read_failed)?, ".gzip"),
+                Compression::Zstd => (hash(section, &local.stop).map_err(read_failed)?, ".zstd"),
             };
             members.insert(digest, member.clone());
             descriptors.push(serde_json::json!({
@@ -115,8 +117,8 @@ fn compression(section: &Section) -> io::Result<Compression> {
     Ok(Compression::of(&start))
 }
 
-fn hash(mut section: Section) -> io::Result<Digest> {
+fn hash(section: Section, stop: &Cancel) -> io::Result<Digest> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
-    io::copy(&mut section, &mut hasher)?;
+    io::copy(&mut Stoppable::new(section, stop), &mut hasher)?;
     Ok(hasher.finish())
 }
