@@ -44,7 +44,7 @@ pub struct GcReport {
 impl GcReport {
     /// Sum of the bytes.
     pub fn bytes(&self) -> u64 {
-        self.removed.iter().map(|removed| removed.bytes).sum()
+        self.removed.iter().fold(0, |sum, removed| sum.saturating_add(removed.bytes))
     }
 }
 

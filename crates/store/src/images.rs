@@ -66,7 +66,7 @@ pub struct Image {
 impl Image {
     /// Sum of the sizes of the files of all its layers, in bytes.
     pub fn size_bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.info.size_bytes).sum()
+        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.info.size_bytes))
     }
 
     /// Highest owning user and group id of all its layers, unshifted: a range must be longer than both.

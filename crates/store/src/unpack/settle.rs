@@ -211,7 +211,8 @@ impl Settling<'_> {
             }
             let meta = meta_of(&found, target)?;
             self.counts.owner(meta.uid, meta.gid);
-            self.counts.size_bytes += u64::try_from(found.stat.st_size).unwrap_or(0);
+            let size = u64::try_from(found.stat.st_size).unwrap_or(0);
+            self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
             keeping_times(&from, target, || copy_up(&found, &from, target, &meta))?;
         }
         keeping_times(&to, path, || writer::hard_link(&mut self.dirs, path, target)).map(|_| ())

@@ -168,7 +168,8 @@ impl<'a> Writer<'a> {
                 file.set_len(size).on(path, format_args!("ftruncate(fd, {size})"))?;
             }
         }
-        self.counts.size_bytes += size;
+        // Sparse files may be of any size the file system knows, and there may be many of them.
+        self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
         attributes::apply(&file, path, meta, Some(self.defaults))
     }
 

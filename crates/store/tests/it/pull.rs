@@ -284,6 +284,18 @@ fn root_misbehaving_servers_are_reported() {
             &["cannot be fetched"],
         ),
         (
+            "the rest, announced beyond all numbers",
+            |c, r| {
+                c.is_layer(r).then(|| match r.header("range") {
+                    None => Response::ok(c.layer.bytes.clone()).cut(1000),
+                    Some(_) => Response { body: c.layer.bytes[1000..].to_vec(), ..Response::new(206) }
+                        .header("Content-Range", "bytes 1000-2/3")
+                        .header("Content-Length", u64::MAX.to_string()),
+                })
+            },
+            &["its descriptor announces"],
+        ),
+        (
             "the wrong range",
             |c, r| {
                 c.is_layer(r).then(|| match r.header("range") {

@@ -84,7 +84,8 @@ impl Registry {
                 sink.restart().map_err(write_failed)?;
             }
         }
-        let announced = reply.body.content_length().map(|length| length + sink.have());
+        // A server may announce anything; what overflows is wrong in any case.
+        let announced = reply.body.content_length().map(|length| length.saturating_add(sink.have()));
         if let Some(found) = announced.filter(|found| *found != size) {
             return Err(RegistryError::Size { what: what.to_owned(), found, expected: size });
         }
@@ -101,8 +102,8 @@ impl Registry {
                     Err(RegistryError::Truncated { what: what.to_owned(), received, expected: size })
                 };
             }
-            if sink.have() + got as u64 > size {
-                let found = sink.have() + got as u64;
+            let found = sink.have().saturating_add(got as u64);
+            if found > size {
                 sink.restart().map_err(write_failed)?;
                 return Err(RegistryError::Size { what: what.to_owned(), found, expected: size });
             }
