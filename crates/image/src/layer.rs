@@ -19,8 +19,10 @@
 //!   the top of a layer (`.wh..wh.aufs`, `.wh..wh.plnk`, `.wh..wh.orph`) is skipped, as containerd skips it; any other
 //!   `.wh..wh.*`, a whiteout of ``, `.` or `..`, and anything below such a name is an error.
 //! * **Refused**: extended attributes `trusted.overlay.*` and character devices 0/0, which overlayfs would read as its
-//!   own marks; hard links to directories, to themselves or to names the layer does not have; owners that are no
-//!   Linux ids; entry types that are none of file, link, directory, device or fifo.
+//!   own marks; hard links to directories or to themselves; owners that are no Linux ids; entry types that are none of
+//!   file, link, directory, device or fifo.
+//! * **Hard links** to names the layer does not have are refused by [`Tracker`], which knows one layer only. An unpacker
+//!   that knows the layers below may accept them: it looks there before it asks.
 //! * **Modes** keep `07777`.
 
 mod path;
