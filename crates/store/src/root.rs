@@ -2,7 +2,7 @@
 //!
 //! Layers hold set-user-id files and devices with their unshifted ids, so a root that others could enter would
 //! hand them out. [`Root::open`] therefore refuses any root that is not a plain directory of the caller with
-//! mode 0700; it never loosens or repairs one it did not make.
+//! mode 0700, and any that somebody but root and the caller could rename to have another in its place; it never loosens or repairs one it did not make.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,21 @@ pub enum RootError {
         /// The effective user of this process.
         expected: u32,
     },
+    /// Somebody else could put another in its place.
+    #[error(
+        "the directory {dir:?} above the state root {path:?} is {how}, who could put another root there; \
+         choose a root elsewhere with --root, or after checking: {remedy}"
+    )]
+    Parent {
+        /// The root.
+        path: PathBuf,
+        /// The directory above it.
+        dir: PathBuf,
+        /// Whose it is.
+        how: String,
+        /// The command that changes that.
+        remedy: String,
+    },
     /// Others may enter it.
     #[error("state root {path:?} has mode {mode:04o}, others may enter it; after checking what it holds: chmod 0700 {}", .path.display())]
     Mode {
@@ -66,7 +81,7 @@ impl Root {
     /// Opens the root at `path`, making it (and missing parents, mode 0755) if it does not exist.
     ///
     /// # Errors
-    /// [`RootError`]: not a plain directory, not ours, or open to others.
+    /// [`RootError`]: not a plain directory, not ours, open to others, or in a place where others can rename it.
     pub fn open(path: &Path) -> Result<Root, RootError> {
         let path = std::path::absolute(path).on_file("getcwd", path)?;
         if let Some(parent) = path.parent() {
@@ -97,6 +112,7 @@ impl Root {
         if stat.st_mode & 0o077 != 0 {
             return Err(RootError::Mode { path, mode: stat.st_mode & 0o7777 });
         }
+        no_other_can_replace(&path, expected)?;
         for name in DIRECTORIES {
             match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -156,6 +172,26 @@ impl Root {
     pub fn trash(&self) -> BorrowedFd<'_> {
         self.trash.as_fd()
     }
+}
+
+/// Checks each directory above the root, those named and those that links among them lead to.
+fn no_other_can_replace(path: &Path, user: u32) -> Result<(), RootError> {
+    let real = std::fs::canonicalize(path).on_file("realpath", path)?;
+    for dir in path.ancestors().skip(1).chain(real.ancestors().skip(1)) {
+        let stat = rustix::fs::statat(CWD, dir, AtFlags::SYMLINK_NOFOLLOW).on_file("lstat", dir)?;
+        let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let shown = dir.display();
+        let (how, remedy) = if owner != 0 && owner != user {
+            (format!("of user {owner}"), format!("chown -h {user} {shown}"))
+        } else if mode & 0o022 != 0 && mode & 0o1000 == 0 && !is_link {
+            (format!("of mode {mode:04o}, writable by others"), format!("chmod go-w {shown}"))
+        } else {
+            continue;
+        };
+        return Err(RootError::Parent { path: path.to_owned(), dir: dir.to_owned(), how, remedy });
+    }
+    Ok(())
 }
 
 /// How every directory of ours is opened.

@@ -39,6 +39,45 @@ fn roots_that_others_could_enter_or_redirect_are_refused() {
     assert!(matches!(open("link"), Err(OpenError::Root(RootError::Symlink(_)))));
 }
 
+/// The mode of the root itself is worth nothing where others can rename it and make another.
+#[test]
+fn roots_below_what_others_can_write_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let above = scratch.path().join("above");
+    let root = above.join("between/root");
+    fs::create_dir(&above).unwrap();
+    for mode in [0o777, 0o775, 0o757] {
+        fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+        let error = Store::open(&root).unwrap_err();
+        assert!(
+            matches!(&error, OpenError::Root(RootError::Parent { dir, .. }) if *dir == above),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(&format!("chmod go-w {}", above.display())), "{error}");
+    }
+    // By way of a link from a safe place, too.
+    symlink(&above, scratch.path().join("link")).unwrap();
+    let error = Store::open(&scratch.path().join("link/between/root")).unwrap_err();
+    assert!(matches!(error, OpenError::Root(RootError::Parent { .. })), "{error:?}");
+    // In a sticky directory only the owner renames: /tmp.
+    for mode in [0o1777, 0o755] {
+        fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+        Store::open(&root).unwrap();
+    }
+}
+
+#[test]
+fn root_a_root_below_another_users_directory_is_refused() {
+    plywood_kernel::testing::require_root();
+    let scratch = tempfile::tempdir().unwrap();
+    let above = scratch.path().join("above");
+    fs::create_dir(&above).unwrap();
+    std::os::unix::fs::chown(&above, Some(12345), None).unwrap();
+    let error = Store::open(&above.join("root")).unwrap_err();
+    assert!(error.to_string().contains("is of user 12345"), "{error}");
+    assert!(error.to_string().contains("chown -h 0"), "{error}");
+}
+
 #[test]
 fn root_a_root_of_another_user_is_refused() {
     plywood_kernel::testing::require_root();
