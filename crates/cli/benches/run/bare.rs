@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use plywood_engine::cgroup::ROOT;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
 
 use super::{COMMAND, Plywood};
+
+/// The control group of all bare containers.
+const GROUP: &str = "plywood-bench";
 
 /// Bundles to run.
 pub(crate) struct Bare {
@@ -82,10 +86,21 @@ impl Bare {
     }
 }
 
+impl Drop for Bare {
+    /// The runtime removes its containers' control groups, not their parent.
+    fn drop(&mut self) {
+        let hierarchies = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([PathBuf::from(ROOT)]) {
+            // Most are no hierarchies, or have none.
+            let _not_there = fs::remove_dir(hierarchy.join(GROUP));
+        }
+    }
+}
+
 /// Plywood's document with a plain root, a user namespace made by the runtime, and a control group of our own.
 fn plain(mut spec: Value, rootfs: &Path, id: &str) -> Value {
     spec["root"]["path"] = json!(rootfs);
-    spec["linux"]["cgroupsPath"] = json!(format!("/plywood-bench/{id}"));
+    spec["linux"]["cgroupsPath"] = json!(format!("/{GROUP}/{id}"));
     for namespace in spec["linux"]["namespaces"].as_array_mut().unwrap() {
         if namespace["type"] == "user" {
             namespace.as_object_mut().unwrap().remove("path");
