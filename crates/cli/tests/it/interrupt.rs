@@ -159,7 +159,8 @@ fn root_sigkill_of_a_supervisor() {
                 let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
                 let command = std::fs::read(entry.path().join("cmdline")).ok()?;
                 let command = String::from_utf8_lossy(&command).into_owned();
-                (command.contains("--supervise") && command.contains(text(&root))).then_some(pid)
+                // Its command line is the caller's, who has ended.
+                (command.contains("\0run\0") && command.contains(text(&root))).then_some(pid)
             })
         });
         let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
