@@ -75,7 +75,7 @@ pub enum Command {
     },
 }
 
-/// Which platform and how to reach the registry.
+/// Which platform, and what becomes of the layers.
 #[derive(Debug, Clone, Args)]
 pub struct FetchArgs {
     /// Platform to choose from an index, as os/arch[/variant]; this machine's by default.
@@ -192,13 +192,13 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = Net::None)]
     pub net: Net,
     /// Memory limit: bytes, or with a suffix b, k, m, g.
-    #[arg(long, short, value_name = "SIZE")]
+    #[arg(long, short, value_name = "SIZE", allow_negative_numbers = true)]
     pub memory: Option<String>,
     /// CPU limit, in CPUs: 0.5, 2.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     pub cpus: Option<f64>,
     /// Process limit.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
     /// CPUs to run on: 0-3,8.
     #[arg(long, value_name = "LIST")]
@@ -273,7 +273,7 @@ pub struct Stop {
     #[arg(required_unless_present = "all")]
     pub containers: Vec<String>,
     /// Every running container.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "containers")]
     pub all: bool,
     /// Seconds between the stop signal and KILL.
     #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
@@ -287,7 +287,7 @@ pub struct Rm {
     #[arg(required_unless_present = "all")]
     pub containers: Vec<String>,
     /// Every container.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "containers")]
     pub all: bool,
     /// Kill them if they run.
     #[arg(long, short)]

@@ -1,6 +1,7 @@
 //! What the container commands share: the runtime of a container, ending it, taking away what is left of it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,6 +14,8 @@ use crate::context::Context;
 
 /// How often the end of a container is looked for.
 const POLL: Duration = Duration::from_millis(20);
+/// Containers ended at once. They mostly wait: for their runtime, then for their process.
+const ENDERS: usize = 64;
 /// How long its supervisor may take to record the end of a container.
 const RECORDING: Duration = Duration::from_secs(10);
 
@@ -60,6 +63,29 @@ pub fn end(
         }
     }
     anyhow::bail!("container {} does not end, even after KILL", container.id.short())
+}
+
+/// Ends containers, a few at once: each asks its runtime, which is a process.
+pub fn end_all(
+    containers: &[Container],
+    end: impl Fn(&Container) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(container) = containers.get(next.fetch_add(1, Ordering::Relaxed)) {
+            end(container)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let enders: Vec<_> = (0..ENDERS.min(containers.len())).map(|_| scope.spawn(work)).collect();
+        // All are waited for before the first failure is told.
+        let ended: Vec<anyhow::Result<()>> = enders
+            .into_iter()
+            .map(|ender| ender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
+            .collect();
+        ended.into_iter().collect()
+    })
 }
 
 /// Waits until the end of a container is recorded; without a supervisor, takes it down and records it.

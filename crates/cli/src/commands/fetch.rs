@@ -63,7 +63,8 @@ fn reference(name: &str) -> Result<Reference, Usage> {
     name.parse().map_err(|error| Usage(format!("`{name}` is no image name: {error}")))
 }
 
-fn platform(fetch: &FetchArgs) -> Result<Platform, Usage> {
+/// The platform asked for, or this machine's.
+pub fn platform(fetch: &FetchArgs) -> Result<Platform, Usage> {
     match &fetch.platform {
         Some(text) => text.parse().map_err(|error| Usage(format!("--platform {text}: {error}"))),
         None => Ok(Platform::host()),

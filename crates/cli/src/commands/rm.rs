@@ -31,13 +31,14 @@ pub fn run(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
         .into());
     }
     let bar = context.progress.count("removing", u64::try_from(targets.len())?);
-    for container in &targets {
+    containers::end_all(&targets, |container| {
         if container.state != ContainerState::Exited {
             containers::end(context, &store, container, "KILL", Duration::ZERO)?;
         }
-        containers::remove(context, &store, std::slice::from_ref(container))?;
         bar.inc(1);
-    }
+        Ok(())
+    })?;
+    containers::remove(context, &store, &targets)?;
     bar.finish_and_clear();
     let ids: Vec<&str> = targets.iter().map(|container| container.id.as_str()).collect();
     if context.json {

@@ -35,7 +35,9 @@ pub fn run(context: &Context, args: &Rmi) -> anyhow::Result<ExitCode> {
 fn targets(store: &Store, args: &Rmi) -> anyhow::Result<BTreeSet<String>> {
     let mut targets = BTreeSet::new();
     for text in &args.images {
-        let names = if args.force { store.find_image(text)?.names } else { Vec::new() };
+        // Looked up without force, too: nothing goes when one of them is not there.
+        let names = store.find_image(text)?.names;
+        let names = if args.force { names } else { Vec::new() };
         if names.is_empty() {
             targets.insert(text.clone());
         }

@@ -25,6 +25,7 @@ use anyhow::Context as _;
 use plywood_engine::capabilities::Capabilities;
 use plywood_engine::cgroup::Cgroups;
 use plywood_engine::runtime;
+use plywood_image::Platform;
 use plywood_kernel::MountWatch;
 use plywood_store::{Image, ImageError, Pins, Store};
 
@@ -32,6 +33,7 @@ use crate::args::{PullPolicy, Run};
 use crate::commands::{containers, fetch};
 use crate::context::Context;
 use crate::output;
+use crate::remedy::Advised;
 
 use assembly::Assembly;
 use crew::Crew;
@@ -50,6 +52,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     if args.supervise {
         detached::settle_in()?;
     }
+    let started = Instant::now();
     settings.rlimits = descriptors::raise(settings.rlimits);
     let mut steps = Steps::start();
     let store = context.store()?;
@@ -62,7 +65,6 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let directories = context.directories();
     let mut watch = MountWatch::start().context("watching the host's mount table")?;
-    let started = Instant::now();
     // Three questions that do not wait for each other: to the runtime, to the kernel, to the image.
     let (runtime, capabilities, program) = std::thread::scope(|scope| {
         let run = &directories.run;
@@ -100,13 +102,14 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         detached::report(context, &report)
     };
     let launched = launch::launch(context, &crew, &shared, runtime, all_started);
-    let wall = started.elapsed();
     steps.done("containers ended");
     let flat_built = builder.finish(context);
     let outcome = match launched {
         Ok(outcome) => outcome,
         Err(error) => {
-            crew.disband()?;
+            if let Err(also) = crew.disband() {
+                tracing::error!(error = format!("{also:#}"), "taking the containers back");
+            }
             return Err(error);
         }
     };
@@ -115,7 +118,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     steps.done("root file systems closed");
     crew.settle(&outcome)?;
     steps.done("containers removed");
-    let report = Report::new(&crew, &outcome, wall, host(&mut watch)?, flat_built);
+    let report = Report::new(&crew, &outcome, started.elapsed(), host(&mut watch)?, flat_built);
     if !args.supervise {
         if context.json {
             output::text_out(&report.json()?)?;
@@ -154,8 +157,16 @@ fn obtain(context: &Context, store: &Store, pins: &Pins, args: &Run) -> anyhow::
             Err(error) => return Err(error.into()),
         },
     };
+    let wanted = args.fetch.platform.as_ref().map(|_| fetch::platform(&args.fetch)).transpose()?;
     match here {
-        Some(image) => Ok(image),
+        Some(image) => match (wanted, image.platform.parse::<Platform>()) {
+            (Some(wanted), Ok(here)) if !wanted.accepts(&here) => Err(Advised::new(
+                format!("image {} is for {here}, not for {wanted}", args.image),
+                "`--pull always` fetches it for that platform",
+            )
+            .into()),
+            _ => Ok(image),
+        },
         None => Ok(fetch::pull(context, store, pins, &args.image, &args.fetch, &args.registry)?),
     }
 }

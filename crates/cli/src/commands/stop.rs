@@ -10,7 +10,7 @@ use crate::args::Stop;
 use crate::context::Context;
 use crate::output;
 
-/// Stops containers, all at once.
+/// Stops containers, a few at once.
 pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let mut containers =
@@ -21,26 +21,13 @@ pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     containers.retain(|container| container.state != ContainerState::Exited);
     let patience = Duration::from_secs(args.time);
     let bar = context.progress.count("stopping", u64::try_from(containers.len())?);
-    let ended: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
-        let enders: Vec<_> = containers
-            .iter()
-            .map(|container| {
-                let (store, bar) = (&store, &bar);
-                scope.spawn(move || {
-                    let signal = stop_signal(store, container);
-                    let ended = super::containers::end(context, store, container, &signal, patience);
-                    bar.inc(1);
-                    ended
-                })
-            })
-            .collect();
-        enders
-            .into_iter()
-            .map(|ender| ender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))))
-            .collect()
-    });
+    super::containers::end_all(&containers, |container| {
+        let signal = stop_signal(&store, container);
+        super::containers::end(context, &store, container, &signal, patience)?;
+        bar.inc(1);
+        Ok(())
+    })?;
     bar.finish_and_clear();
-    ended.into_iter().collect::<Result<Vec<()>, _>>()?;
     let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
     if context.json {
         output::json(&json!({ "stopped": ids }))?;

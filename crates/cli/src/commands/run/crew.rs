@@ -106,7 +106,9 @@ impl Crew {
             .collect();
         store.create_containers(&records)?;
         if let Err(error) = crew.provide(&ids, assembly) {
-            store.remove_containers(&ids)?;
+            if let Err(also) = store.remove_containers(&ids) {
+                tracing::error!(error = &also as &dyn std::error::Error, "taking the containers back");
+            }
             return Err(error);
         }
         Ok(crew)

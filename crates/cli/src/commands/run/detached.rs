@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use crate::args::SUPERVISE;
 use crate::context::Context;
 use crate::output;
+use crate::remedy::INTERRUPTED;
 
 use super::report::Report;
 
@@ -39,10 +40,10 @@ pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
     let Some((code, text)) = report.split_once('\n') else {
         let status = child.wait().context("waiting for the supervisor")?;
         output::text_out(&report)?;
-        return Ok(status
-            .code()
-            .and_then(|code| u8::try_from(code).ok())
-            .map_or(ExitCode::FAILURE, ExitCode::from));
+        // One that is told to stop before it can listen is ended by the signal, and has done nothing yet.
+        let unheard =
+            if context.cancel.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE };
+        return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(unheard, ExitCode::from));
     };
     output::text_out(text)?;
     Ok(code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from))

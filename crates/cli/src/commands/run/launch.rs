@@ -150,6 +150,7 @@ pub fn launch(
 struct News {
     started: Vec<(ContainerId, ProcessId, f64)>,
     exited: Vec<(ContainerId, i32)>,
+    failed: Vec<ContainerId>,
 }
 
 impl News {
@@ -176,17 +177,24 @@ impl News {
                 }
                 outcome.exited.insert(id, code);
             }
-            Event::Failed { id, error } => {
-                outcome.failed.insert(id, error);
-            }
-            Event::Cancelled { id } => {
-                outcome.failed.insert(id, LaunchError::Cancelled);
-            }
+            Event::Failed { id, error } => self.never_ran(ids, outcome, id, error),
+            Event::Cancelled { id } => self.never_ran(ids, outcome, id, LaunchError::Cancelled),
         }
         Ok(())
     }
 
     /// Containers that stay are recorded as ended, others go at once.
+    fn never_ran(
+        &mut self,
+        ids: &HashMap<&str, &ContainerId>,
+        outcome: &mut Outcome,
+        id: String,
+        error: LaunchError,
+    ) {
+        self.failed.extend(ids.get(id.as_str()).map(|container| (*container).clone()));
+        outcome.failed.insert(id, error);
+    }
+
     fn record(mut self, crew: &Crew, janitor: &Janitor) -> anyhow::Result<()> {
         if !crew.keep {
             self.started.retain(|(id, ..)| !self.exited.iter().any(|(exited, _)| exited == id));
@@ -194,6 +202,8 @@ impl News {
         if !self.started.is_empty() {
             crew.store().containers_started(&self.started)?;
         }
+        // What never ran is kept for nobody.
+        self.failed.into_iter().for_each(|id| janitor.take(id));
         if !crew.keep {
             self.exited.into_iter().for_each(|(id, _)| janitor.take(id));
         } else if !self.exited.is_empty() {

@@ -28,6 +28,10 @@ impl Program {
     /// # Errors
     /// No such user, no such command.
     pub fn resolve(store: &Store, image: &Image, settings: &Settings) -> anyhow::Result<Self> {
+        for volume in &settings.volumes {
+            let source = &volume.source;
+            source.symlink_metadata().with_context(|| format!("volume source {}", source.display()))?;
+        }
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
         let merged = store.merged(&image.layer_ids())?;

@@ -125,14 +125,14 @@ impl Report {
         let mut text = String::new();
         let mut line = |label: &str, value: String| {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{label:<18}{value}");
+            let _ = writeln!(text, "{label:<19}{value}");
         };
         let mut containers = format!("{} of {} started", self.started, self.requested);
         if self.failed > 0 {
             let _ = write!(containers, ", {} failed", self.failed);
         }
-        let _ = write!(containers, " in {}", output::duration(self.wall_ms));
         line("containers", containers);
+        line("from start to end", output::duration(self.wall_ms));
         if let Some(q) = self.launch_ms {
             let d = output::duration;
             line(
