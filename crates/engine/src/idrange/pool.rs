@@ -183,12 +183,14 @@ impl IdPool {
 
     pub(super) fn hint(&self, missing: usize) -> String {
         let ids = u64::from(self.length) * missing as u64;
+        let all = u64::from(self.length) * (self.capacity() + missing) as u64;
         match self.source {
             PoolSource::User(name) => format!(
                 "stop some containers, or give user {name} {ids} more ids in /etc/subuid and as many in /etc/subgid"
             ),
+            // Its own entries replace the default range, they do not add to it.
             PoolSource::Default => format!(
-                "stop some containers, or give user plywood at least {ids} ids in /etc/subuid and as many in \
+                "stop some containers, or give user plywood at least {all} ids in /etc/subuid and as many in \
                  /etc/subgid (plywood:FIRST:COUNT)"
             ),
         }

@@ -11,7 +11,10 @@ use crate::merged::MergedError;
 
 /// The uncompressed layer, or archive, is larger than allowed or than the disk has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {limit} bytes when uncompressed, the most that is accepted or fits on the disk")]
+#[error(
+    "more than {limit} bytes when uncompressed, which is the most that is accepted, or all that the state root's file \
+     system has free beside what is kept free (256 MiB); free space there, or `plywood prune`"
+)]
 pub struct TooLarge {
     /// The limit in bytes.
     pub limit: u64,
