@@ -3,7 +3,7 @@
 //! Writers take the write lock when they begin (`BEGIN IMMEDIATE`), so that two of them wait instead of failing
 //! half-way. A commit is [`Durability::Full`] where losing it to a power cut would contradict what is on disk,
 //! else [`Durability::Fast`]: in WAL mode such a commit is atomic and survives the death of the process, but the
-//! last ones may be missing after a power cut. The schema is migrated step by step ([`schema`]); a database of a
+//! last ones may be missing after a power cut. The schema is migrated step by step (`db/schema.rs`); a database of a
 //! newer plywood is refused.
 
 use std::path::{Path, PathBuf};

@@ -82,7 +82,7 @@ impl UnpackLimits {
 }
 
 /// Unpacks a layer into `staging`, an empty directory opened for reading. `below` only for a layer that
-/// [`settle`] sent back.
+/// [`settle()`] sent back.
 ///
 /// Reads `blob` to its end.
 pub(crate) fn unpack(
