@@ -96,10 +96,36 @@ pub(crate) fn map_text(map: &[IdMapping]) -> String {
     text
 }
 
+/// The other way, as the kernel writes it. None if it is no such text.
+pub(crate) fn parse_map(text: &str) -> Option<Vec<IdMapping>> {
+    text.lines()
+        .map(|line| {
+            let mut fields = line.split_ascii_whitespace().map(|field| field.parse().ok());
+            let mapping =
+                IdMapping { inside: fields.next()??, outside: fields.next()??, length: fields.next()?? };
+            fields.next().is_none().then_some(mapping)
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn maps_read_as_they_are_written() {
+        let map = vec![
+            IdMapping { inside: 0, outside: 100_000, length: 65_536 },
+            IdMapping { inside: 70_000, outside: 5, length: 1 },
+        ];
+        assert_eq!(parse_map(&map_text(&map)), Some(map));
+        assert_eq!(parse_map("         0          0 4294967295\n").unwrap()[0].length, u32::MAX);
+        assert_eq!(parse_map(""), Some(Vec::new()));
+        for bad in ["0 1", "0 1 2 3", "a 1 2", "0 1 4294967296"] {
+            assert_eq!(parse_map(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn ranges_reach_the_end_of_the_id_space() {

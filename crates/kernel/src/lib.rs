@@ -12,6 +12,7 @@
 
 #![allow(unsafe_code, reason = "the one crate that wraps system calls; all others forbid it")]
 
+pub mod affinity;
 pub mod error;
 pub mod fscontext;
 pub mod idmap;
@@ -19,6 +20,7 @@ pub mod mount;
 pub mod mountns;
 pub mod probe;
 pub mod process;
+pub mod rangelock;
 pub mod reaper;
 pub mod remove;
 mod sys;
@@ -34,6 +36,7 @@ pub use idmap::{IdMap, IdMapping, IdRange};
 pub use mount::{MountAttrs, MountFd, Propagation, UnmountFlags, unmount};
 pub use mountns::MountNs;
 pub use process::{ProcessId, set_child_subreaper, syncfs};
+pub use rangelock::RangeLocks;
 pub use reaper::Reaper;
 pub use remove::remove_tree;
 pub use table::MountEntry;

@@ -154,3 +154,50 @@ pub(crate) fn wait_any_child(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
         }
     }
 }
+
+/// `fcntl(fd, F_OFD_SETLK or F_OFD_SETLKW, lock)`
+pub(crate) fn ofd_lock(
+    fd: BorrowedFd<'_>,
+    kind: c_int,
+    range: &std::ops::Range<u64>,
+    wait: bool,
+) -> Result<(), Errno> {
+    let lock = flock(kind, range)?;
+    let command = if wait { libc::F_OFD_SETLKW } else { libc::F_OFD_SETLK };
+    // SAFETY: both commands read one struct flock through the pointer, which is a live local; they write nothing.
+    // `flock` is initialised whole, with l_pid 0 as the open file description commands demand.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw const lock) };
+    check(result.into()).map(drop)
+}
+
+/// `fcntl(fd, F_OFD_GETLK, lock)`: one lock of another description that keeps `range` from being locked.
+pub(crate) fn ofd_conflict(
+    fd: BorrowedFd<'_>,
+    range: &std::ops::Range<u64>,
+) -> Result<Option<std::ops::Range<u64>>, Errno> {
+    let mut lock = flock(libc::F_WRLCK, range)?;
+    // SAFETY: F_OFD_GETLK reads and overwrites one struct flock through the pointer, a live exclusive local; l_pid is 0
+    // as it demands.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    check(result.into())?;
+    if c_int::from(lock.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    let start = u64::try_from(lock.l_start).map_err(|_| Errno::RANGE)?;
+    let length = u64::try_from(lock.l_len).map_err(|_| Errno::RANGE)?;
+    // Length 0 means to the end of everything.
+    let end = if length == 0 { u64::MAX } else { start + length };
+    Ok(Some(start..end))
+}
+
+/// Refuses empty ranges: a length of 0 would mean "to the end of the file, however far it grows".
+fn flock(kind: c_int, range: &std::ops::Range<u64>) -> Result<libc::flock, Errno> {
+    let length = range.end.checked_sub(range.start).filter(|length| *length > 0).ok_or(Errno::INVAL)?;
+    Ok(libc::flock {
+        l_type: libc::c_short::try_from(kind).map_err(|_| Errno::INVAL)?,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: i64::try_from(range.start).map_err(|_| Errno::INVAL)?,
+        l_len: i64::try_from(length).map_err(|_| Errno::INVAL)?,
+        l_pid: 0,
+    })
+}

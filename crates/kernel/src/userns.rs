@@ -13,9 +13,10 @@
 //!
 //! `setgroups` stays allowed inside: the maps are written by root of the parent namespace.
 
+use std::collections::HashSet;
 use std::ffi::{c_int, c_void};
-use std::fs::File;
-use std::io::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -62,6 +63,39 @@ impl From<UserNs> for OwnedFd {
     }
 }
 
+/// The id maps of the user namespaces that living processes are in, but for the caller's own; ids outside are those of
+/// the caller's namespace. Each namespace once.
+///
+/// A look at `/proc`: processes that start meanwhile may be missed, those that end meanwhile are no error.
+///
+/// # Errors
+/// If `/proc` cannot be read, or a map in it makes no sense.
+pub fn maps_in_use() -> Result<Vec<IdMap>> {
+    let failed = |path: &str, error: &io::Error| SyscallError::from_io(format!("read({path:?})"), error);
+    let own = fs::read_link("/proc/self/ns/user").map_err(|error| failed("/proc/self/ns/user", &error))?;
+    let mut seen = HashSet::from([own]);
+    let mut maps = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(|error| failed("/proc", &error))? {
+        let name = entry.map_err(|error| failed("/proc", &error))?.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else {
+            continue;
+        };
+        // Gone, or a zombie, or kept from us: then it is not in a namespace we could say anything of.
+        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/user")) else { continue };
+        if !seen.insert(namespace) {
+            continue;
+        }
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            let Ok(text) = fs::read_to_string(&path) else { return Ok(Vec::new()) };
+            idmap::parse_map(&text)
+                .ok_or_else(|| SyscallError::new(format!("read({path:?}) = {text:?}"), Errno::INVAL))
+        };
+        maps.push(IdMap { uid: read("uid_map")?, gid: read("gid_map")? });
+    }
+    Ok(maps)
+}
+
 /// Enough for three system calls; the child uses a few hundred bytes of it.
 const STACK_BYTES: usize = 16 * 1024;
 
@@ -93,7 +127,7 @@ impl Parked {
         // What is weak here: `libc::syscall` would write the shared `errno` if a call of the child failed; none of
         // them does (see `park`).
         let pid = unsafe { libc::clone(park, top, FLAGS, parent as usize as *mut c_void, &raw mut pidfd) };
-        let errno = std::io::Error::last_os_error();
+        let errno = io::Error::last_os_error();
         drop(blocked);
         let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else {
             return Err(SyscallError::from_io(

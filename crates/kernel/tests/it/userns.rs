@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 
 use plywood_kernel::testing::{deny_syscalls, on_own_thread, require_root};
+use plywood_kernel::userns::maps_in_use;
 use plywood_kernel::{IdMap, IdMapping, IdRange, Kind, UserNs};
 use rustix::io::Errno;
 
@@ -116,4 +117,24 @@ fn root_many_threads_make_many() {
     });
     assert_no_children();
     assert_eq!(open_descriptors(), before);
+}
+
+#[test]
+fn root_the_maps_of_living_processes_are_seen() {
+    require_root();
+    let map = IdMap::from_ranges(
+        IdRange { start: 1_234_500, length: 77 },
+        IdRange { start: 1_334_500, length: 78 },
+    );
+    let ns = UserNs::create(&map).unwrap();
+    assert!(!maps_in_use().unwrap().contains(&map), "nobody is in it yet");
+    let namespace = format!("--user=/proc/{}/fd/{}", std::process::id(), ns.as_fd().as_raw_fd());
+    let mut child =
+        Command::new("nsenter").args([&namespace, "--preserve-credentials", "sleep", "60"]).spawn().unwrap();
+    while !maps_in_use().unwrap().contains(&map) {
+        assert_eq!(child.try_wait().unwrap(), None, "nsenter failed");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!maps_in_use().unwrap().contains(&map));
 }
