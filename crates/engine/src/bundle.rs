@@ -21,6 +21,7 @@ mod seccomp;
 mod volume;
 mod write;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
@@ -36,7 +37,7 @@ use crate::users::ContainerUser;
 pub use process::{
     CapabilityChange, DEFAULT_PATH, Rlimit, command, environment, user_wanted, working_directory,
 };
-pub use resources::{Resources, parse_bytes, parse_cpus};
+pub use resources::{Resources, check_id_list, parse_bytes};
 pub use volume::{Volume, VolumeError, VolumeMount};
 pub use write::{to_json, write};
 
@@ -133,6 +134,45 @@ pub enum SeccompProfile {
     Unconfined,
 }
 
+/// What can be limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Memory.
+    Memory,
+    /// A size as people write it.
+    Size,
+    /// CPU time.
+    Cpus,
+    /// Processes and threads.
+    Pids,
+    /// CPUs to run on.
+    CpusetCpus,
+    /// NUMA nodes to take memory from.
+    CpusetMems,
+    /// A process limit (`setrlimit`).
+    Process,
+}
+
+impl Limit {
+    fn refuse(self, value: impl ToString, why: impl Into<String>) -> BundleError {
+        BundleError::BadLimit { limit: self, value: value.to_string(), why: why.into() }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "a memory limit",
+            Self::Size => "a size",
+            Self::Cpus => "a CPU limit",
+            Self::Pids => "a limit of processes",
+            Self::CpusetCpus => "a list of CPUs",
+            Self::CpusetMems => "a list of NUMA nodes",
+            Self::Process => "a process limit",
+        })
+    }
+}
+
 /// Why no spec can be made of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -165,14 +205,14 @@ pub enum BundleError {
         length: u64,
     },
     /// A limit that cannot be.
-    #[error("{what} of `{value}` is not possible: {why}")]
+    #[error("{limit} of `{value}` is not possible: {why}")]
     BadLimit {
         /// Which limit.
-        what: &'static str,
+        limit: Limit,
         /// What was asked for.
         value: String,
         /// What would be possible.
-        why: &'static str,
+        why: String,
     },
     /// Two volumes at one place, or one over the runtime's own mounts.
     #[error("a volume cannot be mounted at {0}: something else is there already")]

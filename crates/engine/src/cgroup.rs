@@ -80,6 +80,15 @@ pub enum CgroupError {
     StillBusy(PathBuf),
 }
 
+/// The CPUs and NUMA nodes containers can have, as the kernel lists them: `0-3,8`. Nothing where it does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cpusets {
+    /// CPUs.
+    pub cpus: Option<String>,
+    /// NUMA nodes.
+    pub mems: Option<String>,
+}
+
 /// A shared lock on the machine's control groups; see [`Cgroups::in_use`].
 #[derive(Debug)]
 pub struct InUse(File);
@@ -164,6 +173,23 @@ impl Cgroups {
             collect_processes(&directory, &mut processes)?;
         }
         Ok(processes)
+    }
+
+    /// What `cpuset` lets our containers have: our parent group's set, or while there is none the one it will inherit.
+    pub fn cpusets(&self) -> Cpusets {
+        let first = |names: [&str; 3]| {
+            let groups: Vec<PathBuf> = self.parents().chain(self.hierarchies.iter().cloned()).collect();
+            let mut files = groups.iter().flat_map(|group| names.map(|name| group.join(name)));
+            files.find_map(|file| {
+                // Absent without the controller, empty in a v1 group that has just been made.
+                let text = fs::read_to_string(file).ok()?;
+                Some(text.trim().to_owned()).filter(|list| !list.is_empty())
+            })
+        };
+        Cpusets {
+            cpus: first(["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"]),
+            mems: first(["cpuset.mems.effective", "cpuset.effective_mems", "cpuset.mems"]),
+        }
     }
 
     /// Kills whatever is left in the groups of container `id` and removes them; nothing there is fine.
@@ -338,6 +364,23 @@ mod tests {
         assert!(matches!(&error, CgroupError::NotMounted(path) if path == directory.path()), "{error}");
         let missing = directory.path().join("missing");
         assert!(Cgroups::detect_at(&missing).unwrap_err().to_string().contains("missing"));
+    }
+
+    /// Files of a v1 hierarchy whose group of ours has just been made, then given a narrower set.
+    #[test]
+    fn the_nearest_cpuset_that_says_something_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups { layout: Layout::V1, hierarchies: vec![directory.path().to_owned()] };
+        assert_eq!(cgroups.cpusets(), Cpusets::default());
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        write("cpuset.cpus", "0-3\n");
+        write("cpuset.effective_mems", "0\n");
+        fs::create_dir(directory.path().join("plywood")).unwrap();
+        write("plywood/cpuset.cpus", "\n");
+        let sets = cgroups.cpusets();
+        assert_eq!((sets.cpus.as_deref(), sets.mems.as_deref()), (Some("0-3"), Some("0")));
+        write("plywood/cpuset.cpus", "0-1\n");
+        assert_eq!(cgroups.cpusets().cpus.as_deref(), Some("0-1"));
     }
 
     #[test]

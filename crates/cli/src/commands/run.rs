@@ -1,7 +1,7 @@
 //! `plywood run`: from an image to running containers.
 //!
 //! ```text
-//! settings ─> image (pulled if missing) ─> assembly ─> crew: ids, records, snapshots ─> launch ─> report
+//! settings ─> image (pulled if missing) ─> assembly, trial ─> crew: ids, records, snapshots ─> launch ─> report
 //!                                   └─> flat tree, in the background, for the next launch
 //! ```
 //! A detached run is the same code in a process of its own ([`detached`]), which stays as the containers' supervisor.
@@ -16,6 +16,7 @@ mod launch;
 mod program;
 mod report;
 mod settings;
+mod trial;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         detached::settle_in()?;
     }
     let started = Instant::now();
+    let cgroups = Cgroups::detect()?;
+    trial::limits(&settings.resources, &cgroups)?;
     settings.rlimits = descriptors::raise(settings.rlimits);
     let mut steps = Steps::start();
     let store = context.store()?;
@@ -61,7 +64,6 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let pins = store.pins()?;
     let image = obtain(context, &store, &pins, args)?;
     steps.done("image found");
-    let cgroups = Cgroups::detect()?;
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let directories = context.directories();
     let mut watch = MountWatch::start().context("watching the host's mount table")?;
@@ -76,6 +78,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     });
     let panicked = |_| anyhow::anyhow!("a thread panicked");
     let (program, runtime) = (program?, runtime.map_err(panicked)??);
+    trial::spec(&settings, &program)?;
     let capabilities = capabilities.map_err(panicked)?.context("probing the kernel")?;
     let assembly = Assembly::new(context, &store, &pins, &image, &settings, capabilities)?;
     assembly.check()?;

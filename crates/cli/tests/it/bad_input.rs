@@ -129,7 +129,7 @@ fn root_launches_that_cannot_work() {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let missing = bed.path("missing");
         let volume = format!("{}:/mnt", text(&missing));
-        let cases: [(&[&str], &[&str], &[&str]); 12] = [
+        let cases: [(&[&str], &[&str], &[&str]); 11] = [
             (&[], &["nosuch"], &["no command `nosuch` in the image", "/bin"]),
             (&[], &["/no/such"], &["no command `/no/such` in the image"]),
             (&[], &["/etc/passwd"], &["`/etc/passwd` in the image is not an executable file"]),
@@ -141,7 +141,6 @@ fn root_launches_that_cannot_work() {
             (&["--runtime", text(&script)], &["true"], &["OCI runtime", "I am no runtime"]),
             (&["--id-range-length", "4294967295"], &["true"], &["free ranges", "/etc/subuid"]),
             (&["-v", &volume], &["true"], &[text(&missing)]),
-            (&["--cpuset-cpus", "4000"], &["true"], &["cpuset"]),
         ];
         for (flags, command, expected) in &cases {
             let args = [&["run", "-n", "3"], *flags, &["app", "--"], *command].concat();
@@ -156,6 +155,57 @@ fn root_launches_that_cannot_work() {
         let mut command = bed.command(["run", "app", "--", "true"]);
         command.env("PATH", "/nonexistent");
         says(&start(command).finish().check(1).stderr, &["no OCI runtime", "apt-get install runc"]);
+    });
+}
+
+/// Values that can be read and cannot be: refused by us, with the flag, before a container is recorded or started.
+#[test]
+fn root_values_that_cannot_be_are_refused_before_anything_starts() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        bed.import(&TestImage::new().with("User", json!("70000")), "far");
+        // Would say that it was asked to start something.
+        let script = bed.path("runtime");
+        let log = bed.path("asked");
+        fs::write(&script, format!("#!/bin/sh\necho $* >> {}; exec runc \"$@\"\n", text(&log))).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let volume = |destination: &str| format!("{}:{destination}", text(&bed.path("")));
+        let (here, again) = (volume("/mnt/x"), volume("/mnt//x/"));
+        let (proc, dev) = (volume("/proc/x"), volume("/dev"));
+        let many: Vec<String> = (0..33).map(|index| volume(&format!("/mnt/{index}"))).collect();
+        let many: Vec<&str> = many.iter().flat_map(|volume| ["-v", volume]).collect();
+        let cases: [(&[&str], &[&str]); 17] = [
+            (&["--memory", "1k"], &["--memory: ", "`1024`", "6 MiB"]),
+            (&["--memory", "0"], &["--memory: ", "6 MiB"]),
+            (&["--cpus", "0"], &["--cpus: ", "`0`", "0.01"]),
+            (&["--cpus", "-1"], &["--cpus: ", "`-1`"]),
+            (&["--cpus", "inf"], &["--cpus: ", "`inf`"]),
+            (&["--pids-limit", "0"], &["--pids-limit: "]),
+            (&["--pids-limit", "-7"], &["--pids-limit: "]),
+            (&["--cpuset-cpus", "4000"], &["--cpuset-cpus: ", "`4000`", "this host has 0"]),
+            (&["--cpuset-cpus", "0,4000-4001"], &["--cpuset-cpus: "]),
+            (&["--cpuset-mems", "1000"], &["--cpuset-mems: ", "`1000`", "this host has 0"]),
+            (&["-v", &here, "-v", &again], &["--volume: ", "/mnt/x", "already"]),
+            (&["-v", &proc], &["--volume: ", "/proc/x"]),
+            (&["-v", &dev], &["--volume: ", "/dev"]),
+            (&many, &["--volume: ", "33 volumes", "32"]),
+            (&["--user", "65536"], &["--user: ", "user 65536", "--id-range-length 131072"]),
+            (&["--user", "7:200000"], &["--user: ", "group 200000", "--id-range-length 262144"]),
+            (&["--user", "10", "--id-range-length", "10"], &["--user: ", "--id-range-length 65536"]),
+        ];
+        for (flags, expected) in cases {
+            for more in [&[][..], &["-d", "-n", "2"]] {
+                let args =
+                    [&["run", "--runtime", text(&script)], more, flags, &["app", "--", "true"]].concat();
+                says(&bed.fails(1, &args), expected);
+            }
+        }
+        let error = bed.fails(1, &["run", "--runtime", text(&script), "far", "--", "true"]);
+        says(&error, &["the image's user: ", "70000", "--id-range-length 131072"]);
+        let asked = fs::read_to_string(&log).unwrap_or_default();
+        assert!(!asked.contains(" run "), "{asked}");
+        bed.ok(&["run", "--runtime", text(&script), "app", "--", "true"]);
+        assert!(fs::read_to_string(&log).unwrap().contains(" run "));
     });
 }
 

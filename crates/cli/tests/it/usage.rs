@@ -7,7 +7,7 @@ use super::layout::TestImage;
 fn root_wrong_usage_is_exit_code_2() {
     in_bed(|bed| {
         bed.import(&TestImage::new(), "app");
-        let cases: [(&[&str], &str); 29] = [
+        let cases: [(&[&str], &str); 30] = [
             (&[], "Usage"),
             (&["nosuch"], "nosuch"),
             (&["run"], "<IMAGE>"),
@@ -23,10 +23,11 @@ fn root_wrong_usage_is_exit_code_2() {
             (&["run", "-v", "relative:/x", "app"], "relative"),
             (&["run", "-v", "/tmp:relative", "app"], "relative"),
             (&["run", "-v", "/tmp:/x:sideways", "app"], "sideways"),
-            (&["run", "--memory", "lots", "app"], "lots"),
-            (&["run", "--cpus", "0", "app"], "CPU limit of `0`"),
-            (&["run", "--cpus", "-1", "app"], "-1"),
-            (&["run", "--pids-limit", "0", "app"], "--pids-limit"),
+            (&["run", "--memory", "lots", "app"], "--memory: a size of `lots`"),
+            (&["run", "--cpus", "some", "app"], "--cpus"),
+            (&["run", "--pids-limit", "few", "app"], "--pids-limit"),
+            (&["run", "--cpuset-cpus", "3-1", "app"], "--cpuset-cpus: a list of CPUs of `3-1`"),
+            (&["run", "--cpuset-mems", "all", "app"], "--cpuset-mems: a list of NUMA nodes of `all`"),
             (&["run", "--ulimit", "nosuch=1", "app"], "nosuch"),
             (&["run", "--cap-add", "NO_SUCH_CAP", "app"], "NO_SUCH_CAP"),
             (&["run", "--net", "bridge", "app"], "bridge"),

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 use plywood_image::ImageConfig;
 
-use super::{BundleError, BundleRequest, Overrides};
+use super::{BundleError, BundleRequest, Limit, Overrides};
 use crate::users::ContainerUser;
 
 /// Where commands are searched when the image does not say.
@@ -101,7 +101,7 @@ pub struct Rlimit {
 impl Rlimit {
     /// Reads `NAME=SOFT[:HARD]`, each a number or `unlimited`.
     pub fn parse(text: &str) -> Result<Rlimit, BundleError> {
-        let bad = |why| BundleError::BadLimit { what: "a process limit", value: text.to_owned(), why };
+        let bad = |why: &str| Limit::Process.refuse(text, why);
         let form = || bad("write NAME=SOFT[:HARD], such as nofile=1024:4096");
         let (name, values) = text.split_once('=').ok_or_else(form)?;
         let number = |value: &str| match value {
@@ -118,7 +118,7 @@ impl Rlimit {
     }
 
     fn to_spec(&self) -> Result<PosixRlimit, BundleError> {
-        let bad = |why| BundleError::BadLimit { what: "a process limit", value: self.name.clone(), why };
+        let bad = |why: &str| Limit::Process.refuse(&self.name, why);
         if self.soft > self.hard {
             return Err(bad("the soft limit is above the hard one"));
         }

@@ -1,12 +1,15 @@
 //! Limits of a container's cgroup.
 
+use std::ops::RangeInclusive;
+
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxCpu, LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxMemoryBuilder, LinuxPidsBuilder,
     LinuxResources, LinuxResourcesBuilder,
 };
 
-use super::BundleError;
+use super::{BundleError, Limit};
+use crate::cgroup::Cpusets;
 
 /// The period over which a CPU quota counts, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -26,10 +29,41 @@ pub struct Resources {
     pub cpuset_mems: Option<String>,
 }
 
+impl Resources {
+    /// Whether each limit is one that the kernel and runtimes take.
+    ///
+    /// # Errors
+    /// [`BundleError::BadLimit`], with what would be possible.
+    pub fn check(&self) -> Result<(), BundleError> {
+        resources(self).map(drop)
+    }
+
+    /// Whether the CPUs and NUMA nodes asked for are among those containers can have here. What the host does not tell
+    /// is left to the runtime.
+    ///
+    /// # Errors
+    /// [`BundleError::BadLimit`], with what there is.
+    pub fn within(&self, sets: &Cpusets) -> Result<(), BundleError> {
+        let wanted = [
+            (Limit::CpusetCpus, &self.cpuset_cpus, &sets.cpus),
+            (Limit::CpusetMems, &self.cpuset_mems, &sets.mems),
+        ];
+        for (limit, list, there) in wanted {
+            let (Some(list), Some(there)) = (list, there) else { continue };
+            let (Some(asked), Some(has)) = (id_ranges(list), id_ranges(there)) else { continue };
+            let inside = |id| has.iter().any(|range: &RangeInclusive<u16>| range.contains(&id));
+            if !asked.into_iter().flatten().all(inside) {
+                return Err(limit.refuse(list, format!("this host has {there} for containers")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads a size in bytes: a number with an optional `k`, `m`, `g` or `t` (powers of 1,024), any case, `b` or `ib`
 /// after it allowed.
 pub fn parse_bytes(text: &str) -> Result<u64, BundleError> {
-    let bad = |why| BundleError::BadLimit { what: "a size", value: text.to_owned(), why };
+    let bad = |why: &str| Limit::Size.refuse(text, why);
     let form = "write a number with k, m or g after it";
     let lower = text.to_ascii_lowercase();
     let digits = lower.bytes().take_while(u8::is_ascii_digit).count();
@@ -49,13 +83,6 @@ pub fn parse_bytes(text: &str) -> Result<u64, BundleError> {
         .ok_or_else(|| bad("it is too large"))
 }
 
-/// Reads a number of CPUs such as `0.5`.
-pub fn parse_cpus(text: &str) -> Result<f64, BundleError> {
-    let bad = |why| BundleError::BadLimit { what: "a CPU limit", value: text.to_owned(), why };
-    let cpus: f64 = text.parse().map_err(|_| bad("write a number such as 0.5"))?;
-    quota(cpus).map(|_| cpus)
-}
-
 pub(super) fn resources(limits: &Resources) -> Result<LinuxResources, BundleError> {
     // Everything is denied; runtimes then allow null, zero, full, random, urandom, tty, ptmx and terminals.
     let deny = LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?;
@@ -64,7 +91,7 @@ pub(super) fn resources(limits: &Resources) -> Result<LinuxResources, BundleErro
         resources = resources.memory(LinuxMemoryBuilder::default().limit(memory(bytes)?).build()?);
     }
     if let Some(limit) = limits.pids {
-        let bad = |why| BundleError::BadLimit { what: "a limit of processes", value: limit.to_string(), why };
+        let bad = |why: &str| Limit::Pids.refuse(limit, why);
         let limit = i64::try_from(limit).map_err(|_| bad("it is too large"))?;
         if limit == 0 {
             return Err(bad("the container itself needs one"));
@@ -78,7 +105,7 @@ pub(super) fn resources(limits: &Resources) -> Result<LinuxResources, BundleErro
 }
 
 fn memory(bytes: u64) -> Result<i64, BundleError> {
-    let bad = |why| BundleError::BadLimit { what: "a memory limit", value: bytes.to_string(), why };
+    let bad = |why: &str| Limit::Memory.refuse(bytes, why);
     // Below this the runtime itself is killed while it sets the container up.
     if bytes < 6 << 20 {
         return Err(bad("6 MiB is the least"));
@@ -95,10 +122,10 @@ fn cpu(limits: &Resources) -> Result<Option<LinuxCpu>, BundleError> {
         cpu = cpu.quota(quota(cpus)?).period(CPU_PERIOD_US);
     }
     if let Some(list) = &limits.cpuset_cpus {
-        cpu = cpu.cpus(id_list("a list of CPUs", list)?);
+        cpu = cpu.cpus(id_list(Limit::CpusetCpus, list)?);
     }
     if let Some(list) = &limits.cpuset_mems {
-        cpu = cpu.mems(id_list("a list of NUMA nodes", list)?);
+        cpu = cpu.mems(id_list(Limit::CpusetMems, list)?);
     }
     cpu.build().map(Some).map_err(|error: OciSpecError| error.into())
 }
@@ -107,24 +134,29 @@ fn cpu(limits: &Resources) -> Result<Option<LinuxCpu>, BundleError> {
 #[allow(clippy::cast_possible_truncation, reason = "the range is checked first")]
 #[allow(clippy::cast_precision_loss, reason = "the period is far below 2^52")]
 fn quota(cpus: f64) -> Result<i64, BundleError> {
-    let bad = |why| BundleError::BadLimit { what: "a CPU limit", value: cpus.to_string(), why };
     if !(0.01..=100_000.0).contains(&cpus) {
-        return Err(bad("it goes from 0.01 to 100000"));
+        return Err(Limit::Cpus.refuse(cpus, "it goes from 0.01 to 100000"));
     }
     Ok((cpus * CPU_PERIOD_US as f64).round() as i64)
 }
 
 /// Checks the form `0-3,8` that the kernel's cpuset files take.
-fn id_list(what: &'static str, list: &str) -> Result<String, BundleError> {
-    let number = |text: &str| text.parse::<u16>().ok();
-    let good = |part: &str| match part.split_once('-') {
-        None => number(part).is_some(),
-        Some((first, last)) => number(first).zip(number(last)).is_some_and(|(first, last)| first <= last),
-    };
-    if list.split(',').all(good) {
-        Ok(list.to_owned())
-    } else {
-        let why = "write numbers and ranges such as 0-3,8";
-        Err(BundleError::BadLimit { what, value: list.to_owned(), why })
+pub fn check_id_list(limit: Limit, list: &str) -> Result<(), BundleError> {
+    match id_ranges(list) {
+        Some(_) => Ok(()),
+        None => Err(limit.refuse(list, "write numbers and ranges such as 0-3,8")),
     }
+}
+
+fn id_list(limit: Limit, list: &str) -> Result<String, BundleError> {
+    check_id_list(limit, list).map(|()| list.to_owned())
+}
+
+fn id_ranges(list: &str) -> Option<Vec<RangeInclusive<u16>>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last).then_some(first..=last)
+    };
+    list.split(',').map(range).collect()
 }

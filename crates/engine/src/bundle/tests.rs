@@ -5,6 +5,7 @@ use plywood_kernel::IdRange;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cgroup::Cpusets;
 
 fn image() -> ImageConfig {
     let json = br#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": {
@@ -98,7 +99,7 @@ fn the_spec_of_a_container_with_everything() {
         .collect();
     request.resources = Resources {
         memory_bytes: Some(parse_bytes("64m").unwrap()),
-        cpus: Some(parse_cpus("1.5").unwrap()),
+        cpus: Some(1.5),
         pids: Some(100),
         cpuset_cpus: Some("0-1,3".to_owned()),
         cpuset_mems: Some("0".to_owned()),
@@ -191,7 +192,30 @@ fn limits_are_read() {
     for bad in ["nofile", "nofile=", "nofile=9:5", "nosuch=1", "=1"] {
         assert!(Rlimit::parse(bad).is_err(), "{bad:?}");
     }
-    assert!(parse_cpus("0").is_err() && parse_cpus("x").is_err() && parse_cpus("0.5").is_ok());
+}
+
+#[test]
+fn processors_and_nodes_are_those_of_the_host() {
+    let sets = Cpusets { cpus: Some("0-3,8".to_owned()), mems: Some("0".to_owned()) };
+    let asks = |cpus: Option<&str>, mems: Option<&str>| {
+        let limits = Resources {
+            cpuset_cpus: cpus.map(str::to_owned),
+            cpuset_mems: mems.map(str::to_owned),
+            ..Resources::default()
+        };
+        limits.within(&sets).map_err(|error| error.to_string())
+    };
+    for good in ["0", "0-3", "3,8", "8-8"] {
+        assert_eq!(asks(Some(good), Some("0")), Ok(()), "{good}");
+    }
+    for bad in ["4", "0-8", "2-4", "65535"] {
+        let error = asks(Some(bad), None).unwrap_err();
+        assert!(error.contains(bad) && error.contains("0-3,8"), "{error}");
+    }
+    assert!(asks(None, Some("0-1")).unwrap_err().contains("a list of NUMA nodes of `0-1`"));
+    // A host that does not tell.
+    let limits = Resources { cpuset_cpus: Some("77".to_owned()), ..Resources::default() };
+    assert!(limits.within(&Cpusets::default()).is_ok());
 }
 
 #[test]
@@ -240,7 +264,7 @@ proptest! {
     #[test]
     fn limits_never_panic(text in ".{0,12}") {
         let _ = parse_bytes(&text);
-        let _ = parse_cpus(&text);
+        let _ = check_id_list(Limit::CpusetCpus, &text);
         let _ = Rlimit::parse(&text);
     }
 }

@@ -213,6 +213,27 @@ impl News {
     }
 }
 
+/// What the containers of a run have in common. Paths, volumes and network are those of a trial.
+pub fn bundle_request<'a>(settings: &Settings, program: &'a Program, id_map: IdMap) -> BundleRequest<'a> {
+    BundleRequest {
+        image: &program.config,
+        overrides: settings.overrides.clone(),
+        user: program.user.clone(),
+        id_map,
+        user_namespace: None,
+        rootfs: PathBuf::from("/"),
+        read_only: settings.read_only,
+        net: bundle::Net::None,
+        cgroup_mount: CgroupMount::default(),
+        volumes: Vec::new(),
+        resources: settings.resources.clone(),
+        rlimits: settings.rlimits.clone(),
+        cgroups_path: PathBuf::from("/"),
+        capabilities: settings.capabilities.clone(),
+        seccomp: SeccompProfile::Default,
+    }
+}
+
 /// On a launcher thread: root file system, volumes, bundle, standard streams.
 fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
     let map = member.map();
@@ -226,30 +247,15 @@ fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
         volumes.push(clone);
         volume_mounts.push(mount);
     }
-    let mut overrides = settings.overrides.clone();
-    overrides.hostname.get_or_insert_with(|| member.id.short().to_owned());
-    let request = BundleRequest {
-        image: &shared.program.config,
-        overrides,
-        user: shared.program.user.clone(),
-        id_map: map.clone(),
-        // The pool keeps the descriptor open until the run has ended.
-        user_namespace: Some(PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            user_ns.as_fd().as_raw_fd()
-        ))),
-        rootfs: shared.directories.rootfs(),
-        read_only: settings.read_only,
-        net: network(settings.net, &member.bundle),
-        cgroup_mount: CgroupMount::default(),
-        volumes: volume_mounts,
-        resources: settings.resources.clone(),
-        rlimits: settings.rlimits.clone(),
-        cgroups_path: Cgroups::path_for(member.id.as_str()),
-        capabilities: settings.capabilities.clone(),
-        seccomp: SeccompProfile::Default,
-    };
+    let mut request = bundle_request(settings, &shared.program, map.clone());
+    request.overrides.hostname.get_or_insert_with(|| member.id.short().to_owned());
+    // The pool keeps the descriptor open until the run has ended.
+    let number = user_ns.as_fd().as_raw_fd();
+    request.user_namespace = Some(PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id())));
+    request.rootfs = shared.directories.rootfs();
+    request.net = network(settings.net, &member.bundle);
+    request.volumes = volume_mounts;
+    request.cgroups_path = Cgroups::path_for(member.id.as_str());
     let spec = bundle::spec(&request)?;
     bundle::write(&member.bundle, &spec)?;
     copy_name_service(&request.net)?;

@@ -1,11 +1,14 @@
-//! What was asked for, checked: wrong usage is found here, before anything is done.
+//! What was asked for, read: wrong usage is found here, before anything is done. Whether it is possible, [`trial`]
+//! finds out.
 
+use anyhow::Context as _;
 use plywood_engine::bundle::{
-    self, CapabilityChange, Overrides, Resources, Rlimit, Volume, parse_bytes, parse_cpus,
+    self, CapabilityChange, Limit, Overrides, Resources, Rlimit, Volume, check_id_list, parse_bytes,
 };
 use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
 
+use super::trial;
 use crate::args::{Net, Run};
 use crate::remedy::Usage;
 
@@ -66,13 +69,15 @@ impl Settings {
         }
         let pids = match args.pids_limit {
             None | Some(-1) => None,
-            Some(limit) => Some(
-                u64::try_from(limit)
-                    .ok()
-                    .filter(|&n| n > 0)
-                    .ok_or_else(|| usage("--pids-limit must be positive, or -1 for none"))?,
-            ),
+            Some(limit) => Some(u64::try_from(limit).context("--pids-limit: give a number, or -1 for none")?),
         };
+        let memory = args.memory.as_deref().map(parse_bytes).transpose();
+        let lists = [(Limit::CpusetCpus, &args.cpuset_cpus), (Limit::CpusetMems, &args.cpuset_mems)];
+        for (limit, list) in lists {
+            if let Some(list) = list {
+                check_id_list(limit, list).map_err(|error| usage(trial::named(&error)))?;
+            }
+        }
         let overrides = Overrides {
             command: (!args.command.is_empty()).then(|| args.command.clone()),
             entrypoint: args.entrypoint.as_ref().map(|program| vec![program.clone()]),
@@ -91,8 +96,8 @@ impl Settings {
             volumes,
             net: args.net,
             resources: Resources {
-                memory_bytes: args.memory.as_deref().map(parse_bytes).transpose().map_err(usage)?,
-                cpus: args.cpus.map(|cpus| parse_cpus(&cpus.to_string())).transpose().map_err(usage)?,
+                memory_bytes: memory.map_err(|error| usage(format!("--memory: {error}")))?,
+                cpus: args.cpus,
                 pids,
                 cpuset_cpus: args.cpuset_cpus.clone(),
                 cpuset_mems: args.cpuset_mems.clone(),
