@@ -18,6 +18,8 @@
 //! * Compression is told by the first bytes ([`Compression`]), whatever the media type says.
 //! * `security.selinux` is dropped where the kernel does not take it. Any other attribute that cannot be set is an
 //!   error.
+//! * What names and entries a layer may have is [`plywood_image::layer`]'s to say: no absolute names, no `..`, no name
+//!   twice but a directory's, with the same attributes.
 //! * A hard link repeats the attributes of its target; what its own entry says is not applied.
 //! * Access times are those of the archive, else the modification time. Birth and change times are the kernel's.
 //! * Implied directories (no entry of their own) are as in the layers below; where those have none: root's, mode

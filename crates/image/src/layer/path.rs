@@ -21,6 +21,9 @@ pub enum PathError {
     /// Nothing at all.
     #[error("the name is empty")]
     Empty,
+    /// A `/` in front: what it would be relative to is anybody's guess.
+    #[error("the name is absolute, it begins with \"/\"")]
+    Absolute,
     /// A `..` component.
     #[error("the name contains \"..\"")]
     DotDot,
@@ -45,6 +48,9 @@ impl EntryPath {
     pub fn new(name: &[u8]) -> Result<EntryPath, PathError> {
         if name.is_empty() {
             return Err(PathError::Empty);
+        }
+        if name.starts_with(b"/") {
+            return Err(PathError::Absolute);
         }
         let mut path = Vec::with_capacity(name.len());
         for component in name.split(|byte| *byte == b'/') {

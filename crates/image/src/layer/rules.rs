@@ -194,6 +194,15 @@ pub enum LayerErrorKind {
     /// A non-directory in place of a directory with entries.
     #[error("it replaces a directory that has entries in this layer")]
     ReplacesDirectory,
+    /// A second entry of one name.
+    #[error("the layer has an earlier entry of this name ({earlier})")]
+    Duplicate {
+        /// What the earlier one is.
+        earlier: &'static str,
+    },
+    /// A second entry of one directory that contradicts the first.
+    #[error("the layer has an earlier entry of this directory, with other attributes")]
+    OtherAttributes,
     /// Beyond a limit on the whole layer.
     #[error("the layer has more than {limit} {what}")]
     TooMany {
@@ -269,6 +278,17 @@ fn classify_inner(header: &mut Header) -> Result<Option<DiffEntry>, LayerErrorKi
         _ if hidden.starts_with(WHITEOUT) => Err(LayerErrorKind::ReservedName),
         _ => Ok(Some(DiffEntry::Whiteout { path: dir.child(hidden) })),
     }
+}
+
+/// Name of the marker that whites out `path`.
+pub(super) fn whiteout_of(path: &EntryPath) -> EntryPath {
+    let (dir, name) = path.split().unwrap_or_default();
+    EntryPath::from_normalised(dir).child(&[WHITEOUT, name].concat())
+}
+
+/// Name of the marker that makes `dir` opaque.
+pub(super) fn opaque_mark_of(dir: &EntryPath) -> EntryPath {
+    dir.child(OPAQUE)
 }
 
 /// Whether any component of a normalised path is a marker's name.

@@ -3,12 +3,17 @@
 use std::collections::HashMap;
 
 use super::path::EntryPath;
-use super::rules::{DiffEntry, LayerError, LayerErrorKind, Node, NodeKind};
+use super::rules::{
+    DiffEntry, LayerError, LayerErrorKind, Meta, Node, NodeKind, opaque_mark_of, whiteout_of,
+};
 use crate::limits;
 
 /// Follows a layer entry by entry. Directories, files and other nodes are to be made as they come, in the way the
-/// returned [`Step`] says; whiteouts and opaque marks at the end, from [`Tracker::finish`], when it is known which of them
-/// the layer's own nodes outweigh.
+/// returned [`Step`] says; attributes of directories, whiteouts and opaque marks at the end, from [`Tracker::finish`],
+/// when everything stands and it is known which marks the layer's own nodes outweigh.
+///
+/// Its memory is that of the layer's names, which [`limits`] bounds: whether a name comes a second time is told from
+/// the same table as whether its parents stand.
 #[derive(Debug, Default)]
 pub struct Tracker {
     names: HashMap<EntryPath, Seen>,
@@ -19,25 +24,14 @@ pub struct Tracker {
 }
 
 /// What stands at a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    kind: Kind,
-    /// A directory below which something else was seen.
-    occupied: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Debug)]
+enum Seen {
+    /// A directory without an entry of its own, so far.
     Implied,
-    Directory,
+    /// A directory and the attributes of its entry.
+    Directory(Box<Meta>),
     /// Anything else, by its name for messages.
     Other(&'static str),
-}
-
-impl Kind {
-    fn is_directory(self) -> bool {
-        !matches!(self, Kind::Other(_))
-    }
 }
 
 /// How to make an entry.
@@ -48,10 +42,8 @@ pub enum Step {
         /// Parents that are not there yet.
         parents: Vec<EntryPath>,
     },
-    /// A directory stands there and is to stay: give it this entry's attributes.
-    Update,
-    /// Remove the non-directory, or empty directory, that stands there; then make it.
-    Replace,
+    /// Nothing: the directory stands there already.
+    Stands,
     /// Nothing now: [`Tracker::finish`] returns it if it is needed.
     Later,
 }
@@ -71,6 +63,8 @@ pub struct Marks {
     /// All directories without an entry of their own, parents before children, those in `parents` included. Their owner,
     /// mode, times and attributes are those of the directory below, if there is one and it is not `replaced`.
     pub implied: Vec<EntryPath>,
+    /// All directories with an entry of their own, parents before children, and the attributes to give them.
+    pub directories: Vec<(EntryPath, Meta)>,
 }
 
 impl Tracker {
@@ -93,12 +87,30 @@ impl Tracker {
         path.is_root() || self.names.contains_key(path)
     }
 
+    /// Takes a hard link into the layers below: both names will stand in this layer. Returns the implied directories to
+    /// make, topmost first.
+    pub fn add_lower_link(
+        &mut self,
+        path: &EntryPath,
+        target: &EntryPath,
+    ) -> Result<Vec<EntryPath>, LayerError> {
+        let mut parents = Vec::new();
+        for (name, what) in [(target, "target of a hard link"), (path, "hard link")] {
+            if let Some(seen) = self.names.get(name) {
+                return Err(refusal(name, seen.refuses(&Seen::Other(what))));
+            }
+            parents.extend(self.make_parents(name)?);
+            self.insert(name.clone(), Seen::Other(what))?;
+        }
+        Ok(parents)
+    }
+
     fn node(&mut self, node: &Node) -> Result<Step, LayerError> {
-        let Node { path, kind, .. } = node;
-        let refuse = |kind| Err(LayerError::new(path.as_bytes(), kind));
+        let Node { path, kind, meta } = node;
+        let refuse = |kind| Err(refusal(path, kind));
         if let NodeKind::HardLink { target } = kind {
-            match self.names.get(target).map(|seen| seen.kind) {
-                Some(Kind::Other(_)) => {}
+            match self.names.get(target) {
+                Some(Seen::Other(_)) => {}
                 Some(_) => {
                     let target = target.clone();
                     return refuse(LayerErrorKind::LinkKind { target, what: "a directory" });
@@ -107,24 +119,27 @@ impl Tracker {
             }
         }
         let fresh = match kind {
-            NodeKind::Directory => Kind::Directory,
-            other => Kind::Other(other.name()),
+            NodeKind::Directory => Seen::Directory(Box::new(meta.clone())),
+            other => Seen::Other(other.name()),
         };
-        if let Some(seen) = self.names.get_mut(path) {
-            let directories = (seen.kind.is_directory(), fresh.is_directory());
-            if directories == (true, false) && seen.occupied {
-                return refuse(LayerErrorKind::ReplacesDirectory);
+        match (self.names.get_mut(path), &fresh) {
+            // Builders repeat the directories above each file, and repeating changes nothing.
+            (Some(Seen::Directory(first)), Seen::Directory(again)) if first == again => Ok(Step::Stands),
+            (Some(seen @ Seen::Implied), Seen::Directory(_)) => {
+                *seen = fresh;
+                Ok(Step::Stands)
             }
-            seen.kind = fresh;
-            return Ok(if directories == (true, true) { Step::Update } else { Step::Replace });
+            (Some(seen), _) => refuse(seen.refuses(&fresh)),
+            (None, _) if path.is_root() => {
+                self.insert(path.clone(), fresh)?;
+                Ok(Step::Stands)
+            }
+            (None, _) => {
+                let parents = self.make_parents(path)?;
+                self.insert(path.clone(), fresh)?;
+                Ok(Step::Create { parents })
+            }
         }
-        if path.is_root() {
-            self.insert(path.clone(), Seen { kind: fresh, occupied: true })?;
-            return Ok(Step::Update);
-        }
-        let parents = self.make_parents(path)?;
-        self.insert(path.clone(), Seen { kind: fresh, occupied: false })?;
-        Ok(Step::Create { parents })
     }
 
     fn mark(
@@ -143,22 +158,19 @@ impl Tracker {
         let mut at = path.as_bytes();
         while let Some(slash) = at.iter().rposition(|byte| *byte == b'/') {
             at = &at[..slash];
-            match self.names.get_mut(at) {
-                Some(Seen { kind: Kind::Other(kind), .. }) => {
+            match self.names.get(at) {
+                Some(Seen::Other(kind)) => {
                     let parent = EntryPath::from_normalised(at);
                     let kind = LayerErrorKind::BelowNonDirectory { parent, kind };
-                    return Err(LayerError::new(path.as_bytes(), kind));
+                    return Err(refusal(path, kind));
                 }
-                Some(seen) => {
-                    seen.occupied = true;
-                    break;
-                }
+                Some(_) => break,
                 None => missing.push(EntryPath::from_normalised(at)),
             }
         }
         missing.reverse();
         for parent in &missing {
-            self.insert(parent.clone(), Seen { kind: Kind::Implied, occupied: true })?;
+            self.insert(parent.clone(), Seen::Implied)?;
         }
         Ok(missing)
     }
@@ -171,8 +183,7 @@ impl Tracker {
 
     /// Accounts for a name kept in memory.
     fn charge(&mut self, path: &EntryPath) -> Result<(), LayerError> {
-        let too_many =
-            |what, limit| Err(LayerError::new(path.as_bytes(), LayerErrorKind::TooMany { what, limit }));
+        let too_many = |what, limit| Err(refusal(path, LayerErrorKind::TooMany { what, limit }));
         let count = self.names.len() + self.whiteouts.len() + self.opaque.len();
         if count >= limits::LAYER_NAMES {
             return too_many("names", limits::LAYER_NAMES);
@@ -189,20 +200,22 @@ impl Tracker {
         let mut marks = Marks::default();
         let mut whiteouts = std::mem::take(&mut self.whiteouts);
         let mut opaque = std::mem::take(&mut self.opaque);
+        once(&mut whiteouts, "whiteout", whiteout_of)?;
+        once(&mut opaque, "opaque mark", opaque_mark_of)?;
 
         for dir in &opaque {
             if dir.is_root() {
                 continue;
             }
-            match self.names.get_mut(dir) {
-                Some(Seen { kind: Kind::Other(kind), .. }) => {
+            match self.names.get(dir) {
+                Some(Seen::Other(kind)) => {
                     let kind = LayerErrorKind::BelowNonDirectory { parent: dir.clone(), kind };
-                    return Err(LayerError::new(dir.as_bytes(), kind));
+                    return Err(refusal(dir, kind));
                 }
                 Some(_) => {}
                 None => {
                     marks.parents.extend(self.make_parents(dir)?);
-                    self.insert(dir.clone(), Seen { kind: Kind::Implied, occupied: false })?;
+                    self.insert(dir.clone(), Seen::Implied)?;
                     marks.parents.push(dir.clone());
                 }
             }
@@ -213,31 +226,64 @@ impl Tracker {
             }
         }
         // Only now are all directories known, those implied by other marks included.
-        whiteouts.retain(|path| match self.names.get(path).map(|seen| seen.kind) {
-            Some(kind) if kind.is_directory() => {
+        whiteouts.retain(|path| match self.names.get(path) {
+            Some(Seen::Implied | Seen::Directory(_)) => {
                 opaque.push(path.clone());
                 marks.replaced.push(path.clone());
                 false
             }
-            Some(_) => false,
+            Some(Seen::Other(_)) => false,
             None => true,
         });
-        for list in [&mut whiteouts, &mut opaque, &mut marks.replaced] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        // Not `names`' own order: it differs from run to run.
+        // A directory can be opaque for two reasons: it is marked, and its own name whited out.
+        opaque.sort_unstable();
+        opaque.dedup();
         marks.parents.sort_unstable();
-        marks.implied = self
-            .names
-            .iter()
-            .filter(|(_, seen)| seen.kind == Kind::Implied)
-            .map(|(path, _)| path.clone())
-            .collect();
         if !self.names.contains_key(&EntryPath::root()) {
             marks.implied.push(EntryPath::root());
         }
+        for (path, seen) in self.names {
+            match seen {
+                Seen::Implied => marks.implied.push(path),
+                Seen::Directory(meta) => marks.directories.push((path, *meta)),
+                Seen::Other(_) => {}
+            }
+        }
+        // Not the table's own order: it differs from run to run.
         marks.implied.sort_unstable();
+        marks.directories.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Marks { whiteouts, opaque, ..marks })
+    }
+}
+
+impl Seen {
+    /// Why `fresh` cannot come after what stands here.
+    fn refuses(&self, fresh: &Seen) -> LayerErrorKind {
+        match (self, fresh) {
+            (Seen::Directory(_), Seen::Directory(_)) => LayerErrorKind::OtherAttributes,
+            (Seen::Directory(_), _) => LayerErrorKind::Duplicate { earlier: NodeKind::Directory.name() },
+            (Seen::Implied, _) => LayerErrorKind::ReplacesDirectory,
+            (Seen::Other(earlier), _) => LayerErrorKind::Duplicate { earlier },
+        }
+    }
+}
+
+fn refusal(path: &EntryPath, kind: LayerErrorKind) -> LayerError {
+    LayerError::new(path.as_path().as_os_str().as_encoded_bytes(), kind)
+}
+
+/// Sorts marks of one kind; an error if there are two of one name.
+fn once(
+    marks: &mut [EntryPath],
+    what: &'static str,
+    marker: fn(&EntryPath) -> EntryPath,
+) -> Result<(), LayerError> {
+    marks.sort_unstable();
+    match marks.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            let kind = LayerErrorKind::Duplicate { earlier: what };
+            Err(refusal(&marker(&pair[1]), kind))
+        }
+        None => Ok(()),
     }
 }

@@ -154,6 +154,7 @@ proptest! {
     fn no_path_leaves_its_layer(name in prop::collection::vec(prop::sample::select(b"./ab\\\0".to_vec()), 0..16)) {
         if let Ok(path) = EntryPath::new(&name) {
             prop_assert!(stays_inside(&path), "{path:?}");
+            prop_assert!(!name.starts_with(b"/"));
             prop_assert_eq!(&EntryPath::new(path.as_path().as_os_str().as_encoded_bytes()).unwrap(), &path);
             if let Some(parent) = path.parent() {
                 prop_assert!(stays_inside(&parent));
@@ -183,6 +184,36 @@ proptest! {
                 Ok(None) | Err(_) => {}
             }
         }
+    }
+
+    /// Any two entries of a layer fit together, or the layer is refused, whatever stands between them.
+    #[test]
+    fn no_name_is_given_twice(
+        entries in prop::collection::vec(("(\\./)?[ab](/(\\./)?[ab]){0,2}", any::<bool>(), any::<bool>()), 0..7),
+    ) {
+        let fit = |one: &(String, bool, bool), other: &(String, bool, bool)| {
+            let parts = |name: &str| -> Vec<String> {
+                name.split('/').filter(|part| *part != ".").map(str::to_owned).collect()
+            };
+            let (first, second) = (parts(&one.0), parts(&other.0));
+            match (first == second, first.starts_with(&second), second.starts_with(&first)) {
+                (true, ..) => one.1 && other.1 && one.2 == other.2,
+                (_, true, _) => other.1,
+                (_, _, true) => one.1,
+                _ => true,
+            }
+        };
+        let sound = entries.iter().enumerate().all(|(at, one)| entries[..at].iter().all(|other| fit(other, one)));
+        let mut archive = TarBuilder::new();
+        for (name, is_dir, private) in &entries {
+            let mode = if *private { 0o700 } else { 0o755 };
+            archive = if *is_dir { archive.dir(name, mode) } else { archive.file(name, b"") };
+        }
+        let mut tracker = Tracker::new();
+        let accepted = read_all(&archive.finish()).unwrap().into_iter().all(|(header, _)| {
+            tracker.add(&classify(header).unwrap().unwrap()).is_ok()
+        });
+        prop_assert_eq!(accepted, sound, "{:?}", entries);
     }
 
     #[test]

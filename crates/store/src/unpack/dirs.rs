@@ -50,11 +50,6 @@ impl<'a> Dirs<'a> {
     pub(super) fn parent(&mut self, path: &EntryPath) -> Result<Rc<OwnedFd>, UnpackError> {
         self.get(&path.parent().unwrap_or_else(EntryPath::root))
     }
-
-    /// `path` is about to be removed.
-    pub(super) fn forget(&mut self, path: &EntryPath) {
-        self.open.retain(|(open, _)| open != path);
-    }
 }
 
 /// Opens a directory below `root` without following anything.

@@ -99,7 +99,7 @@ impl Below<'_> {
 }
 
 fn join(dir: &EntryPath, name: &[u8], entry: &EntryPath) -> Result<EntryPath, UnpackError> {
-    let joined = [dir.as_bytes(), b"/", name].concat();
+    let joined = if dir.is_root() { name.to_vec() } else { [dir.as_bytes(), b"/", name].concat() };
     EntryPath::new(&joined).map_err(|e| UnpackError::Entry {
         path: entry.clone(),
         call: "following a symbolic link of the layers below".to_owned(),

@@ -198,10 +198,6 @@ impl Settling<'_> {
     fn link(&mut self, link: &LowerLink) -> Result<(), UnpackError> {
         let LowerLink { path, target } = link;
         let to = self.dirs.parent(path)?;
-        if exists(&to, path)? {
-            // A later entry of the layer took the name.
-            return Ok(());
-        }
         let from = self.dirs.parent(target)?;
         if !exists(&from, target)? {
             let missing = || UnpackError::LinkTarget { path: path.clone(), target: target.clone() };

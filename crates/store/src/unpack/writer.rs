@@ -1,14 +1,13 @@
 //! Entries to files.
 //!
-//! What stands where is decided by [`Tracker`]; this makes it. Directories get their owner, mode, attributes and
+//! What stands where is decided by [`Tracker`]; this makes it, and never removes anything: no name comes twice. Directories get their owner, mode, attributes and
 //! times when everything below them stands: until then they are plain, so that neither a set-group-id bit nor a
 //! default ACL of the image changes what is made inside, and making it does not change their times.
 
-use std::collections::HashMap;
 use std::io::{self, BufRead as _, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use plywood_image::layer::{DiffEntry, EntryPath, Marks, Meta, Node, NodeKind, Step, Tracker};
+use plywood_image::layer::{DiffEntry, EntryPath, Marks, Node, NodeKind, Step, Tracker};
 use plywood_image::tar::{Data, Device, Reader, SparseMap};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -24,8 +23,6 @@ pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 pub(super) struct Writer<'a> {
     dirs: Dirs<'a>,
     tracker: Tracker,
-    /// Attributes of the directories that have an entry.
-    directories: HashMap<EntryPath, Meta>,
     links: Vec<LowerLink>,
     defaults: Defaults,
     counts: Counts,
@@ -59,7 +56,6 @@ impl<'a> Writer<'a> {
         Self {
             dirs: Dirs::new(root),
             tracker: Tracker::new(),
-            directories: HashMap::new(),
             links: Vec::new(),
             defaults: Defaults::of_this_process(),
             counts: Counts::default(),
@@ -87,16 +83,13 @@ impl<'a> Writer<'a> {
         }
         let step = self.tracker.add(&entry).map_err(UnpackError::Rule)?;
         let DiffEntry::Node(node) = entry else { return Ok(()) };
-        self.prepare(&node.path, &step)?;
         self.counts.owner(node.meta.uid, node.meta.gid);
+        // Only a directory stands already.
+        let Step::Create { parents } = step else { return Ok(()) };
+        self.make_parents(&parents)?;
+        self.counts.entries += 1;
         match node.kind {
-            NodeKind::Directory => {
-                if step != Step::Update {
-                    self.make_directory(&node.path)?;
-                }
-                self.directories.insert(node.path, node.meta);
-                Ok(())
-            }
+            NodeKind::Directory => self.make_directory(&node.path),
             NodeKind::File { size, ref sparse } => {
                 self.make_file(&node, size, sparse.as_ref(), reader.data(), failure)
             }
@@ -105,36 +98,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Makes room, and the directories above.
-    fn prepare(&mut self, path: &EntryPath, step: &Step) -> Result<(), UnpackError> {
-        match step {
-            Step::Create { parents } => {
-                for parent in parents {
-                    self.make_directory(parent)?;
-                }
-                self.counts.entries += 1 + parents.len() as u64;
-            }
-            Step::Replace => self.remove(path)?,
-            Step::Update | Step::Later => {}
+    fn make_parents(&mut self, parents: &[EntryPath]) -> Result<(), UnpackError> {
+        for parent in parents {
+            self.make_directory(parent)?;
         }
+        self.counts.entries += parents.len() as u64;
         Ok(())
-    }
-
-    /// Takes away a non-directory, an empty directory, or a link that waits for the layers below.
-    fn remove(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
-        self.links.retain(|link| link.path != *path);
-        let dir = self.dirs.parent(path)?;
-        let name = path.file_name().unwrap_or_default();
-        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => {
-                self.dirs.forget(path);
-                self.directories.remove(path);
-                rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)
-                    .on(path, format_args!("unlinkat(dir, {name:?}, AT_REMOVEDIR)"))
-            }
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(errno).on(path, format_args!("unlinkat(dir, {name:?})")),
-        }
     }
 
     fn make_directory(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
@@ -210,22 +179,17 @@ impl<'a> Writer<'a> {
     /// layer, but builders exist that make others, and containerd and umoci take them. Like them, and like
     /// overlayfs, both names end up in this layer, as one file.
     fn link_below(&mut self, node: &Node, target: EntryPath) -> Result<(), UnpackError> {
-        for path in [&target, &node.path] {
-            let kind = NodeKind::File { size: 0, sparse: None };
-            let stand_in = DiffEntry::Node(Node { path: path.clone(), kind, meta: Meta::default() });
-            let step = self.tracker.add(&stand_in).map_err(UnpackError::Rule)?;
-            self.prepare(path, &step)?;
-        }
+        let parents = self.tracker.add_lower_link(&node.path, &target).map_err(UnpackError::Rule)?;
+        self.make_parents(&parents)?;
+        self.counts.entries += 2;
         self.links.push(LowerLink { path: node.path.clone(), target });
         Ok(())
     }
 
     /// The archive is complete: whiteouts, opaque marks, and the attributes of directories.
     pub(super) fn finish(mut self) -> Result<(Marks, Vec<LowerLink>, Counts), UnpackError> {
-        let marks = std::mem::take(&mut self.tracker).finish().map_err(UnpackError::Rule)?;
-        for path in &marks.parents {
-            self.make_directory(path)?;
-        }
+        let mut marks = std::mem::take(&mut self.tracker).finish().map_err(UnpackError::Rule)?;
+        self.make_parents(&marks.parents)?;
         for path in &marks.whiteouts {
             whiteout(&mut self.dirs, path)?;
         }
@@ -233,10 +197,11 @@ impl<'a> Writer<'a> {
             let dir = self.dirs.get(path)?;
             opaque(&dir, path)?;
         }
-        self.counts.entries += (marks.parents.len() + marks.whiteouts.len()) as u64;
-        for (path, meta) in &self.directories {
-            let dir = self.dirs.get(path)?;
-            attributes::apply(&dir, path, meta, None)?;
+        self.counts.entries += marks.whiteouts.len() as u64;
+        // Not kept until the layers below are known.
+        for (path, meta) in std::mem::take(&mut marks.directories) {
+            let dir = self.dirs.get(&path)?;
+            attributes::apply(&dir, &path, &meta, None)?;
         }
         Ok((marks, self.links, self.counts))
     }

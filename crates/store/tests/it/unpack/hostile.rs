@@ -70,7 +70,15 @@ fn root_escapes_are_refused() {
             "below \"l\"",
         ),
         ("a hard link up", TarBuilder::new().hard_link("x", format!("{up}/file")), "\"..\""),
-        ("a hard link out", TarBuilder::new().hard_link("x", &file), "neither in this layer"),
+        ("an absolute name", TarBuilder::new().file("/absolute", "x"), "\"/absolute\": the name is absolute"),
+        ("an absolute name outside", TarBuilder::new().file(&file, "x"), "the name is absolute"),
+        ("the root by its absolute name", TarBuilder::new().dir("/", 0o755), "the name is absolute"),
+        ("a hard link out", TarBuilder::new().hard_link("x", &file), "the name is absolute"),
+        (
+            "an absolute hard link to a file of the layer",
+            TarBuilder::new().file("y", "y").hard_link("x", "/y"),
+            "\"x\": hard link target \"/y\": the name is absolute",
+        ),
         (
             "a hard link through a link",
             TarBuilder::new().symlink("l", &outside).hard_link("x", "l/file"),
@@ -110,25 +118,65 @@ fn root_escapes_are_refused() {
     }
 }
 
-/// Names that look like escapes and are none, and duplicates: the last one counts.
+#[test]
+fn root_duplicate_entries_are_refused() {
+    require_root();
+    let victim = Victim::new();
+    let outside = victim.path().to_owned();
+    let cases: Vec<(TarBuilder, &str)> = vec![
+        (TarBuilder::new().file("d/twice", "first").file("./d//twice", "second"), "d/twice"),
+        (TarBuilder::new().symlink("link", &outside).file("link", "the link is gone"), "link"),
+        (TarBuilder::new().file("file", "").dir("file", 0o700), "file"),
+        (TarBuilder::new().dir("empty", 0o755).symlink("empty", &outside), "empty"),
+        (TarBuilder::new().file("a", "a").hard_link("b", "a").hard_link("b", "a"), "b"),
+        (TarBuilder::new().file("a", "a").file("b", "b").hard_link("b", "a"), "b"),
+        (TarBuilder::new().dir("d", 0o755).file("d/x", "x").dir("d", 0o700), "d"),
+        (TarBuilder::new().dir("./", 0o755).dir(".", 0o700), "."),
+        (TarBuilder::new().whiteout("d", "x").whiteout("d", "x"), "d/.wh.x"),
+        (TarBuilder::new().opaque("d").opaque("d"), "d/.wh..wh..opq"),
+    ];
+    for (tar, named) in cases {
+        let (_scratch, store) = store();
+        let pins = store.pins().unwrap();
+        let error =
+            chain(&import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar.finish())])).unwrap_err());
+        let named = format!("layer entry \"{}\": the layer has an earlier entry", named);
+        assert!(error.contains(&named), "{named}: {error}");
+        assert_untouched(&store);
+        victim.assert_unharmed(&named);
+    }
+    // One file by two names, since below one of them is a link to the other's directory.
+    let below = TarBuilder::new().dir("usr", 0o755).symlink("bin", "usr");
+    let above = TarBuilder::new().file("usr/x", "1").file("bin/x", "2");
+    let layers = [below, above].map(|tar| LayerBlob::gzip(&tar.finish()));
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let error = chain(&import(&store, &pins, &Layout::of("a", &layers)).unwrap_err());
+    assert!(error.contains("layer 2") && error.contains("\"usr/x\": the layer has an earlier"), "{error}");
+    assert_untouched(&store);
+}
+
+/// Names that look odd and are none of what is refused, directories named again, and marks beside what they would hide.
 #[test]
 fn root_odd_layers_that_are_accepted() {
     require_root();
     let victim = Victim::new();
     let outside = victim.path().to_owned();
+    let dated = |name: &str| super::header(b'5', name, 0o750, (3, 4), 77);
     let tar = TarBuilder::new()
-        .file("/absolute", "inside")
+        .dir("./", 0o711)
         .file("././dots//and/slashes", "inside")
-        .symlink("link", &outside)
-        .file("link", "the link is gone")
-        .file("twice", "first")
-        .hard_link("other", "twice")
-        .file("twice", "second")
-        .dir("empty", 0o755)
-        .symlink("empty", format!("{outside}/file"))
-        .file("file", "")
-        .dir("file", 0o700)
-        .file("file/inside", "x")
+        .entry(&dated("dots"), b"")
+        .entry(&dated("./again/"), b"")
+        .file("again/a", "a")
+        .dir(".", 0o711)
+        .entry(&dated("again"), b"")
+        .file("again/b", "b")
+        .entry(&dated("again//."), b"")
+        .whiteout("again", "a")
+        .whiteout("", "again")
+        .opaque("again")
+        .symlink("out", &outside)
         .symlink("dangling", "/nonexistent")
         .finish();
     let (_scratch, store) = store();
@@ -137,12 +185,17 @@ fn root_odd_layers_that_are_accepted() {
     let image = image.unwrap_or_else(|e| panic!("{}", chain(&e)));
     let root = store.layer_path(image.layers[0].id);
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
-    assert_eq!(read("absolute"), "inside");
     assert_eq!(read("dots/and/slashes"), "inside");
-    assert_eq!(read("link"), "the link is gone");
-    assert_eq!((read("twice"), read("other")), ("second".into(), "first".into()));
-    assert_eq!(fs::read_link(root.join("empty")).unwrap().to_str().unwrap(), format!("{outside}/file"));
-    assert_eq!(read("file/inside"), "x");
+    assert_eq!((read("again/a"), read("again/b")), ("a".into(), "b".into()));
+    let tree = Tree::read(&root);
+    for (path, mode, owner) in [("", 0o711, (0, 0)), ("dots", 0o750, (3, 4)), ("again", 0o750, (3, 4))] {
+        let entry = tree.get(path).unwrap();
+        assert_eq!((entry.mode & 0o7777, entry.owner), (mode, owner), "{path}");
+    }
+    assert_eq!(tree.get("again").unwrap().mtime, (77, 0));
+    assert_eq!(fs::read_link(root.join("out")).unwrap().to_str().unwrap(), outside);
+    // again, again/a, again/b, dots, dots/and, dots/and/slashes, out, dangling
+    assert_eq!(image.layers[0].info.entries, 8);
     victim.assert_unharmed("odd");
 }
 
