@@ -211,9 +211,12 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-    /// The runtime failed to start it.
+    /// The runtime failed to start it, and has said why on the container's standard error, too.
     #[error("{0}")]
     Runtime(Failure),
+    /// The runtime failed to start it without a word.
+    #[error("{0} and left no message")]
+    Silent(String),
     /// No launcher thread is left in the namespace to prepare in.
     #[error("every launcher thread failed to leave an earlier container's mount namespace")]
     Stranded,
@@ -257,7 +260,7 @@ impl LaunchError {
         match self {
             Self::Runtime(failure) => failure.exit_code(),
             Self::Cancelled => 130,
-            Self::Prepare(_) | Self::Mount(_) | Self::Spawn { .. } | Self::Stranded => 125,
+            Self::Prepare(_) | Self::Mount(_) | Self::Spawn { .. } | Self::Silent(_) | Self::Stranded => 125,
         }
     }
 }

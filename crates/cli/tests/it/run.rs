@@ -193,6 +193,29 @@ fn root_exit_codes_are_told() {
     });
 }
 
+/// The runtime speaks on the containers' standard error: what it said is not said again.
+#[test]
+fn root_what_the_runtime_said_is_said_once() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let empty = bed.path("empty");
+        fs::create_dir(&empty).unwrap();
+        // It hides the command, which only the runtime can find out.
+        let volume = format!("{}:/bin", text(&empty));
+        let done = bed.plywood(&["run", "-n", "2", "-v", &volume, "app", "--", "/bin/sh"]).check(1);
+        assert_eq!(done.stderr.matches("no such file").count(), 2, "{}", done.stderr);
+        assert_eq!(done.stderr.matches(": the runtime's message is above\n").count(), 2, "{}", done.stderr);
+        let json = bed.plywood(&["--json", "run", "-v", &volume, "app", "--", "/bin/sh"]).check(1).json();
+        assert!(json["containers"][0]["error"].as_str().unwrap().contains("no such file"), "{json}");
+        // One that says nothing is spoken for.
+        let script = bed.path("runtime");
+        fs::write(&script, "#!/bin/sh\ncase \"$*\" in *' run '*) exit 3; esac; exec runc \"$@\"\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = bed.fails(1, &["run", "--runtime", text(&script), "app", "--", "true"]);
+        assert!(error.contains(": runtime exited with code 3 and left no message"), "{error}");
+    });
+}
+
 /// A build of the flat tree in the background serves the next launch.
 #[test]
 fn root_layers_are_used_until_the_flat_tree_is_ready() {

@@ -29,7 +29,7 @@ use super::inbox::{Arrivals, PidInbox};
 use super::queue::Shared;
 use super::{Event, LaunchError, LauncherConfig, LauncherError, Timing};
 use crate::cgroup::Cgroups;
-use crate::runtime::{Failure, FailureKind, RunMode, read_log};
+use crate::runtime::{RunMode, read_log};
 use child::{Ended, FirstProcess, RuntimeProcess};
 
 /// How long a runtime may take after a cancellation before it is killed itself.
@@ -324,11 +324,8 @@ impl Supervisor {
             tracing::warn!(%error, log = %log.display(), "reading a runtime's log");
             None
         });
-        let unsaid = || Failure {
-            kind: FailureKind::Runtime,
-            message: format!("{} {ended} and left no message", self.config.runtime.name()),
-        };
-        LaunchError::Runtime(logged.unwrap_or_else(unsaid))
+        let silent = || LaunchError::Silent(format!("{} {ended}", self.config.runtime.name()));
+        logged.map_or_else(silent, LaunchError::Runtime)
     }
 
     /// Starts deleting a container, or puts it off: `until` says how long that has been decided. `None` if that ended

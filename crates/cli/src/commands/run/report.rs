@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use plywood_engine::idrange::RangeRecord;
+use plywood_engine::launch::LaunchError;
 use plywood_kernel::watch::MountCounts;
 use serde::Serialize;
 
@@ -39,6 +40,9 @@ struct Entry {
     launch_ms: Option<f64>,
     exit_code: Option<i32>,
     error: Option<String>,
+    /// The error is on standard error already, in the runtime's own words.
+    #[serde(skip)]
+    said: bool,
 }
 
 /// What was seen of the host's mount table.
@@ -73,6 +77,7 @@ impl Report {
                     launch_ms: outcome.started.get(id).map(|timing| ms(timing.total())),
                     exit_code: outcome.exited.get(id).copied().or(failed.map(|error| error.exit_code())),
                     error: failed.map(|error| crate::remedy::chain(error)),
+                    said: !crew.keep && matches!(failed, Some(LaunchError::Runtime(_))),
                 }
             })
             .collect();
@@ -169,8 +174,12 @@ impl Report {
 
     /// The first failures, for people.
     pub fn failures(&self) -> String {
-        let failed: Vec<(&str, &str)> =
-            self.containers.iter().filter_map(|one| Some((one.id.as_str(), one.error.as_deref()?))).collect();
+        let error = |one: &Entry| {
+            let error = one.error.as_deref()?;
+            Some(if one.said { "the runtime's message is above".to_owned() } else { error.to_owned() })
+        };
+        let failed: Vec<(&str, String)> =
+            self.containers.iter().filter_map(|one| Some((one.id.as_str(), error(one)?))).collect();
         let mut text = String::new();
         for (id, error) in failed.iter().take(SHOWN_FAILURES) {
             let _ = writeln!(text, "failed {}: {error}", &id[..id.len().min(12)]);
