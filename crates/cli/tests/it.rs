@@ -26,6 +26,8 @@ mod limits;
 mod mechanisms;
 #[path = "it/pull.rs"]
 mod pull;
+#[path = "it/roots.rs"]
+mod roots;
 #[path = "it/run.rs"]
 mod run;
 #[path = "it/usage.rs"]

@@ -1,22 +1,27 @@
 //! Host id ranges: which ids containers may use on this machine, and which of them are free.
 //!
-//! Everything here is arithmetic over text and ranges; nothing is locked and nothing is written. Whoever keeps the
-//! leases (the store) passes the live ones in and records the new ones in the same transaction.
+//! What is in use comes from two sides: the leases of the state root, which the store keeps and passes in, and the rest
+//! of the machine ([`MachineIds`]). All else is arithmetic over text and ranges. Whoever keeps the leases records the new
+//! ones in the transaction that read the live ones.
 //!
 //! The pool comes from `/etc/subuid` and `/etc/subgid`: the entries of user `plywood`, else those of user
 //! `containers`, else [`DEFAULT_POOL`]. Ids that those files give to anybody else, and ids of accounts in
 //! `/etc/passwd` and `/etc/group`, are cut out of it.
 //!
-//! Invariant: a lease lies inside the pool, overlaps no live lease, and holds no id that somebody else was given.
+//! Invariant: a lease lies inside the pool, overlaps nothing in use, and holds no id that somebody else was given.
 
+mod machine;
 mod pool;
 mod ranges;
 mod subid;
 mod userns;
 
+use std::fmt;
+
 use plywood_kernel::idmap::{IdMap, IdRange};
 use serde::{Deserialize, Serialize};
 
+pub use machine::{Choosing, MachineIds, MachineIdsError};
 pub use pool::{EtcFiles, IdPool, PoolError, PoolSource};
 pub use subid::{SubIdEntry, SubIdError, parse_accounts, parse_subids};
 pub use userns::UserNsPool;
@@ -43,6 +48,39 @@ impl IdLease {
     /// The mapping of a user namespace for this lease: ids inside start at 0.
     pub fn idmap(&self) -> IdMap {
         IdMap::from_ranges(self.uid, self.gid)
+    }
+}
+
+impl fmt::Display for IdLease {
+    /// `users 100000+65536, groups 100000+65536`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "users {}, groups {}", self.uid, self.gid)
+    }
+}
+
+/// Ids in use, which may overlap each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdsInUse {
+    /// User ids.
+    pub uid: Vec<IdRange>,
+    /// Group ids.
+    pub gid: Vec<IdRange>,
+}
+
+impl Extend<IdLease> for IdsInUse {
+    fn extend<T: IntoIterator<Item = IdLease>>(&mut self, leases: T) {
+        for IdLease { uid, gid } in leases {
+            self.uid.push(uid);
+            self.gid.push(gid);
+        }
+    }
+}
+
+impl FromIterator<IdLease> for IdsInUse {
+    fn from_iter<T: IntoIterator<Item = IdLease>>(leases: T) -> Self {
+        let mut in_use = Self::default();
+        in_use.extend(leases);
+        in_use
     }
 }
 
@@ -84,12 +122,12 @@ pub struct NoFreeRange {
 /// Chooses `count` free ranges, lowest first.
 ///
 /// A range of user ids is paired with the range of group ids of the same numbers where both are free, because equal
-/// numbers are what people expect to see. `live` may hold leases of any length and from any earlier pool.
-pub fn allocate(pool: &IdPool, live: &[IdLease], count: usize) -> Result<Vec<IdLease>, NoFreeRange> {
-    let live_uids = ranges::merged(live.iter().map(|lease| lease.uid));
-    let live_gids = ranges::merged(live.iter().map(|lease| lease.gid));
-    let mut uids = pool.uid_slots(&live_uids).peekable();
-    let mut gids = pool.gid_slots(&live_gids).peekable();
+/// numbers are what people expect to see. What is in use may have any length and lie anywhere.
+pub fn allocate(pool: &IdPool, in_use: &IdsInUse, count: usize) -> Result<Vec<IdLease>, NoFreeRange> {
+    let (used_uids, used_gids) =
+        (ranges::merged(in_use.uid.iter().copied()), ranges::merged(in_use.gid.iter().copied()));
+    let mut uids = pool.uid_slots(&used_uids).peekable();
+    let mut gids = pool.gid_slots(&used_gids).peekable();
     let mut chosen = Vec::new();
     let (mut lone_uids, mut lone_gids) = (Lone::new(count), Lone::new(count));
     while chosen.len() < count {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use plywood_engine::capabilities::{Answer, Capabilities};
 use plywood_engine::cgroup::Cgroups;
-use plywood_engine::idrange::{self, EtcFiles, IdLease, IdPool};
+use plywood_engine::idrange::{self, EtcFiles, IdLease, IdPool, IdsInUse, MachineIds};
+use plywood_engine::launch::RunDirectories;
 use plywood_engine::runtime;
 use plywood_kernel::table;
 use serde::Serialize;
@@ -61,7 +62,7 @@ pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
         }
     };
     file_system(store.root().path(), &mut findings)?;
-    let ids = ids(&store, &mut findings)?;
+    let ids = ids(&store, &context.directories(), &mut findings)?;
     let runtime = runtimes(&context.directories().run, &mut findings);
     let mounts = table::count()?;
     host_table(mounts, &mut findings);
@@ -145,14 +146,23 @@ fn file_system(root: &Path, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ids(store: &plywood_store::Store, findings: &mut Vec<Finding>) -> anyhow::Result<Option<usize>> {
+fn ids(
+    store: &plywood_store::Store,
+    directories: &RunDirectories,
+    findings: &mut Vec<Finding>,
+) -> anyhow::Result<Option<usize>> {
     let pool =
         EtcFiles::read(Path::new("/etc")).and_then(|files| IdPool::new(&files, idrange::DEFAULT_LENGTH));
     match pool {
         Ok(pool) => {
-            let live: Vec<IdLease> =
-                store.leases()?.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-            let free = match idrange::allocate(&pool, &live, pool.capacity()) {
+            // No register: nothing has run since the boot.
+            let mut in_use = if directories.ids().exists() {
+                MachineIds::open(&directories.ids())?.in_use()?
+            } else {
+                IdsInUse::default()
+            };
+            in_use.extend(store.leases()?.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }));
+            let free = match idrange::allocate(&pool, &in_use, pool.capacity()) {
                 Ok(all) => all.len(),
                 Err(refused) => refused.free,
             };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use plywood_engine::capabilities::Capabilities;
-use plywood_engine::idrange::{self, EtcFiles, IdPool};
+use plywood_engine::idrange::{self, EtcFiles, IdPool, IdsInUse};
 use plywood_engine::mechanism::Choice;
 use plywood_engine::plan::{self, Request};
 use plywood_engine::predict::Comparison;
@@ -26,7 +26,7 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     let lowers = lower_names(&store, &image, source)?;
     let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.assembly.id_range_length)?;
     // An example: the first range of the pool, whoever may have it at the moment.
-    let lease = idrange::allocate(&pool, &[], 1)?.remove(0);
+    let lease = idrange::allocate(&pool, &IdsInUse::default(), 1)?.remove(0);
     let snapshot = store.root().path().join("snapshots/N");
     let scratch = scratch(&store).join("ID");
     let mut request =

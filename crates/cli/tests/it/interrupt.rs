@@ -145,6 +145,23 @@ fn root_sigkill_during_a_launch() {
     });
 }
 
+/// Kills the process that watches over the bed's detached containers.
+pub(crate) fn kill_supervisor(bed: &Bed) {
+    let root = bed.root();
+    let supervisor = eventually("the supervisor", || {
+        std::fs::read_dir("/proc").unwrap().find_map(|entry| {
+            let entry = entry.ok()?;
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).into_owned();
+            // Its command line is the caller's, who has ended.
+            (command.contains("\0run\0") && command.contains(text(&root))).then_some(pid)
+        })
+    });
+    let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
 /// Detached containers outlive their supervisor's death as `exited` or running, and can be removed.
 #[test]
 fn root_sigkill_of_a_supervisor() {
@@ -152,19 +169,7 @@ fn root_sigkill_of_a_supervisor() {
         bed.import(&TestImage::new(), "app");
         let ids = bed.ok(&["run", "-d", "-n", "2", "app", "--", "sleep", "1000"]);
         assert_eq!(ids.lines().count(), 2);
-        let root = bed.root();
-        let supervisor = eventually("the supervisor", || {
-            std::fs::read_dir("/proc").unwrap().find_map(|entry| {
-                let entry = entry.ok()?;
-                let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-                let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-                let command = String::from_utf8_lossy(&command).into_owned();
-                // Its command line is the caller's, who has ended.
-                (command.contains("\0run\0") && command.contains(text(&root))).then_some(pid)
-            })
-        });
-        let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
-        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        kill_supervisor(bed);
         // They go on, and can be looked after.
         assert_eq!(running(bed), 2);
         let first = ids.lines().next().unwrap();

@@ -75,7 +75,7 @@ fn ids_of_others_and_of_accounts_are_cut_out() {
     let mut files = files(&text, "");
     files.passwd.push_str(&format!("odd:x:{}:1::/:/bin/sh\n", DEFAULT_POOL.start + 4 * 65_536 + 7));
     let pool = IdPool::new(&files, 65_536).unwrap();
-    let leases = allocate(&pool, &[], 4).unwrap();
+    let leases = allocate(&pool, &IdsInUse::default(), 4).unwrap();
     for (lease, slot) in leases.iter().zip([0, 2, 3]) {
         assert_eq!(lease.uid.start, DEFAULT_POOL.start + slot * 65_536);
         assert_eq!(lease.uid, lease.gid, "equal numbers while both are free");
@@ -95,8 +95,8 @@ fn ranges_in_one_file_only_are_refused() {
 fn too_few_ranges_say_how_many_and_what_to_do() {
     let two = "plywood:300000:131072\n";
     let pool = IdPool::new(&files(two, two), 65_536).unwrap();
-    let live = allocate(&pool, &[], 1).unwrap();
-    let error = allocate(&pool, &live, 3).unwrap_err();
+    let live = allocate(&pool, &IdsInUse::default(), 1).unwrap();
+    let error = allocate(&pool, &live.iter().copied().collect(), 3).unwrap_err();
     assert_eq!((error.wanted, error.free), (3, 1));
     assert!(error.to_string().contains("give user plywood 131072 more ids in /etc/subuid"), "{error}");
 }
@@ -106,7 +106,7 @@ fn a_live_lease_of_another_length_blocks_every_slot_it_touches() {
     let two = "plywood:300000:262144\n";
     let pool = IdPool::new(&files(two, two), 65_536).unwrap();
     let odd = IdLease { uid: range(300_000 + 60_000, 10_000), gid: range(1, 1) };
-    let leases = allocate(&pool, &[odd], 2).unwrap();
+    let leases = allocate(&pool, &IdsInUse::from_iter([odd]), 2).unwrap();
     assert_eq!(leases[0].uid.start, 300_000 + 131_072);
 }
 
@@ -132,7 +132,7 @@ proptest! {
         let mut live: Vec<IdLease> =
             stray.iter().map(|&(start, len)| IdLease { uid: range(start, len), gid: range(start, len) }).collect();
         for count in steps {
-            let Ok(fresh) = allocate(&pool, &live, count) else { break };
+            let Ok(fresh) = allocate(&pool, &live.iter().copied().collect(), count) else { break };
             prop_assert_eq!(fresh.len(), count);
             for lease in fresh {
                 prop_assert_eq!((lease.uid.length, lease.gid.length), (length, length));
@@ -159,8 +159,8 @@ proptest! {
     fn a_refusal_means_that_fewer_are_free(length in 1u32..400, size in 1u32..3000, taken in 0usize..8, wanted in 1usize..20) {
         let entry = format!("plywood:5000:{size}\n");
         let pool = IdPool::new(&files(&entry, &entry), length).unwrap();
-        let live = allocate(&pool, &[], taken.min(pool.capacity())).unwrap();
-        match allocate(&pool, &live, wanted) {
+        let live = allocate(&pool, &IdsInUse::default(), taken.min(pool.capacity())).unwrap();
+        match allocate(&pool, &live.iter().copied().collect(), wanted) {
             Ok(leases) => prop_assert!(leases.len() == wanted && wanted <= pool.capacity() - live.len()),
             Err(error) => {
                 prop_assert_eq!(error.free, pool.capacity() - live.len());

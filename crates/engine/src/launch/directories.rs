@@ -52,6 +52,11 @@ impl RunDirectories {
         self.anchor.join("volumes")
     }
 
+    /// The machine's register of host ids in use ([`crate::idrange::MachineIds`]).
+    pub fn ids(&self) -> PathBuf {
+        self.anchor.join("ids.lock")
+    }
+
     /// The bundle directory of container `id`.
     pub fn bundle(&self, id: &str) -> PathBuf {
         self.bundles().join(id)

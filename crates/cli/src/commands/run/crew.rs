@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use plywood_engine::idrange::{self, IdLease};
+use plywood_engine::idrange::{self, IdLease, MachineIds};
 use plywood_engine::runtime::Runtime;
 use plywood_kernel::IdMap;
 use plywood_store::leases::LiveLease;
@@ -61,6 +61,8 @@ pub struct Crew {
     pub mechanism: &'static str,
     /// The lower source of all of them.
     pub lower: &'static str,
+    /// Their ids, as the other state roots of this machine see them; given back with the crew.
+    machine_ids: MachineIds,
 }
 
 impl Crew {
@@ -76,6 +78,8 @@ impl Crew {
         runtime: &Runtime,
     ) -> anyhow::Result<Self> {
         let directories = context.directories();
+        directories.create()?;
+        let machine_ids = MachineIds::open(&directories.ids())?;
         let ids = (0..settings.count)
             .map(|_| ContainerId::random())
             .collect::<Result<Vec<_>, _>>()
@@ -87,6 +91,7 @@ impl Crew {
             keep: settings.detached,
             mechanism: assembly.mechanism().name(),
             lower: assembly.lower().name(),
+            machine_ids,
         };
         let records: Vec<NewContainer> = ids
             .iter()
@@ -116,10 +121,12 @@ impl Crew {
 
     fn provide(&mut self, ids: &[ContainerId], assembly: &Assembly) -> anyhow::Result<()> {
         let pool = &assembly.ids;
+        let machine = self.machine_ids.enter()?;
+        let elsewhere = machine.in_use()?;
         let leases = self.store.lease_ranges(|live: &[LiveLease]| {
-            let live: Vec<IdLease> =
-                live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-            let chosen = idrange::allocate(pool, &live, ids.len())?;
+            let mut in_use = elsewhere;
+            in_use.extend(live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }));
+            let chosen = idrange::allocate(pool, &in_use, ids.len())?;
             let new = |(lease, id): (IdLease, &ContainerId)| NewLease {
                 uid: lease.uid,
                 gid: lease.gid,
@@ -127,6 +134,10 @@ impl Crew {
             };
             Ok::<_, idrange::NoFreeRange>(chosen.into_iter().zip(ids).map(new).collect())
         })?;
+        let taken: Vec<IdLease> =
+            leases.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
+        machine.take(&taken)?;
+        drop(machine);
         let root = rustix::fs::stat(assembly.topmost()).context("looking at the image's root directory")?;
         let unshifted = assembly.mechanism().unshifted_upper();
         let new: Vec<NewSnapshot> = leases
