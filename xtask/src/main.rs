@@ -14,7 +14,6 @@ mod bench;
 mod ci;
 mod demo;
 mod image;
-mod proc;
 #[cfg(test)]
 mod promises;
 mod registry;
@@ -26,6 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use plywood_xtask::{apt, proc};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Set-up, demo, tests and checks of plywood")]

@@ -4,8 +4,8 @@
 //! very code that launches containers, linked statically into a program that is all the guest starts.
 //!
 //! ```text
-//! target/vm/apt/             an apt root of its own: sources, lists, cache; nothing is ever installed from it
-//!           kernels/6.1/     vmlinuz, modules in loading order, and what they were unpacked from
+//! target/apt/                an apt root of its own: sources, lists, cache; nothing is ever installed from it
+//! target/vm/kernels/6.1/     vmlinuz, modules in loading order, and what they were unpacked from
 //!           build/           the guest program
 //!           run/             disk image and initramfs
 //!           logs/6.1.*       what the kernel and the guest program said last
@@ -17,9 +17,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use crate::proc::{say, step, target_dir};
-use crate::setup;
+use crate::{apt, setup};
 
-mod apt;
 mod boot;
 mod guest;
 mod kernel;
@@ -74,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = dir();
     fs::create_dir_all(dir.join("logs"))?;
     let kernels = step("Unpack the kernels", || {
-        let mut apt = apt::Root::new(dir.join("apt"), options.mirror.clone(), options.update);
+        let mut apt = apt::Root::new(options.mirror.clone(), options.update);
         wanted
             .iter()
             .map(|wanted| kernel::get(&dir, wanted.version, &mut apt, options.update))

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::apt::Root;
 use super::release;
+use crate::apt::Root;
 use crate::proc::{output, remove_dir, say};
 
 /// What the guest needs; what is not there as a module is built into the kernel.

@@ -2,16 +2,16 @@
 //!
 //! The mirror is the one the machine's own apt is configured with; signatures are checked with Debian's keyring.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::proc::{output, run, say};
+use crate::proc::{output, run, say, target_dir};
 
-/// Where Debian keeps kernels, from the oldest to the newest.
+/// What Debian offers, from the oldest to the newest.
 const SUITES: [&str; 5] = ["bookworm", "trixie", "trixie-backports", "sid", "experimental"];
 
 /// The package debian-archive-keyring brings it.
@@ -20,20 +20,25 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists older than this are fetched again before something is downloaded: mirrors delete what they replaced.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(super) struct Root {
+/// The apt root.
+#[derive(Debug)]
+pub struct Root {
     dir: PathBuf,
     mirror: Option<String>,
     update: bool,
     names: Option<Vec<String>>,
+    /// Held from the first use: apt itself does not wait for another that uses its lists.
+    lock: Option<File>,
 }
 
 impl Root {
-    pub(super) fn new(dir: PathBuf, mirror: Option<String>, update: bool) -> Self {
-        Self { dir, mirror, update, names: None }
+    /// The one below the target directory; nothing is done yet. `update` fetches the lists even if they are fresh.
+    pub fn new(mirror: Option<String>, update: bool) -> Self {
+        Self { dir: target_dir().join("apt"), mirror, update, names: None, lock: None }
     }
 
     /// Names of all kernel packages there are.
-    pub(super) fn kernel_packages(&mut self) -> Result<&[String]> {
+    pub fn kernel_packages(&mut self) -> Result<&[String]> {
         if self.names.is_none() {
             self.refresh()?;
             let names = output(self.command("apt-cache").args(["pkgnames", "linux-"]))?;
@@ -42,8 +47,19 @@ impl Root {
         Ok(self.names.as_deref().unwrap_or_default())
     }
 
-    /// Downloads packages into a directory.
-    pub(super) fn download(&self, packages: &[String], into: &Path) -> Result<()> {
+    /// Downloads packages and all they need, as a suite has them, into a directory.
+    pub fn download_all(&mut self, suite: &str, packages: &[&str], into: &Path) -> Result<()> {
+        self.refresh()?;
+        fs::create_dir_all(into.join("partial"))?;
+        let archives = format!("Dir::Cache::archives={}", into.display());
+        let mut command = self.command("apt-get");
+        command.args(["-q", "-y", "-o", &archives, "--target-release", suite]);
+        output(command.args(["install", "--download-only", "--no-install-recommends"]).args(packages))
+            .map(drop)
+    }
+
+    /// Downloads packages, of a suite where they are named `package/suite`, into a directory.
+    pub fn download(&self, packages: &[String], into: &Path) -> Result<()> {
         let mut command = self.command("apt-get");
         run(command.current_dir(into).args(["-q", "download"]).args(packages))
     }
@@ -54,10 +70,15 @@ impl Root {
         command
     }
 
-    fn refresh(&self) -> Result<()> {
+    fn refresh(&mut self) -> Result<()> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
         for part in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(self.dir.join(part))?;
         }
+        let lock = File::create(self.dir.join("lock"))?;
+        lock.lock().context("waiting for another task that uses the package lists")?;
         if !Path::new(KEYRING).exists() {
             bail!("{KEYRING} is missing; type:\n\n    sudo apt-get install debian-archive-keyring\n");
         }
@@ -70,12 +91,12 @@ impl Root {
         fs::write(self.dir.join("sources.list"), &sources)?;
         fs::write(self.dir.join("state/status"), "")?;
         fs::write(self.dir.join("apt.conf"), configuration(&self.dir))?;
-        if before == sources && !self.update && is_fresh(&stamp) {
-            return Ok(());
+        if before != sources || self.update || !is_fresh(&stamp) {
+            say(format!("package lists of {}", SUITES.join(", ")));
+            run(self.command("apt-get").args(["-q", "update"]))?;
+            fs::write(stamp, "")?;
         }
-        say(format!("package lists of {}", SUITES.join(", ")));
-        run(self.command("apt-get").args(["-q", "update"]))?;
-        fs::write(stamp, "")?;
+        self.lock = Some(lock);
         Ok(())
     }
 }
@@ -126,9 +147,8 @@ fn host_mirror() -> Result<String> {
     .or_else(|_| {
         output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))
     })?;
-    debian_mirror(&targets).context(
-        "this machine's apt uses no mirror of Debian; name one: cargo xtask vm --mirror http://MIRROR/debian",
-    )
+    debian_mirror(&targets)
+        .context("this machine's apt uses no mirror of Debian; name one: --mirror http://MIRROR/debian")
 }
 
 /// The first that calls itself Debian's main archive, or whose path says so where lists were never fetched.
