@@ -30,6 +30,7 @@ pub(crate) mod decompress;
 mod dirs;
 mod error;
 mod redirect;
+mod room;
 mod settle;
 mod stream;
 mod verify;
@@ -39,49 +40,22 @@ use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 use plywood_image::DiffId;
-use plywood_image::layer::classify;
+use plywood_image::layer::{EntryPath, classify};
 use plywood_image::tar::Reader;
 
 pub use decompress::Compression;
-pub use error::{TooLarge, UnpackError};
+pub use error::UnpackError;
 pub(crate) use redirect::Below;
+pub(crate) use room::Room;
+pub use room::{RoomError, UnpackLimits};
 pub(crate) use settle::{Lower, Settled, Unpacked, settle};
 pub use verify::BlobMismatch;
 pub(crate) use verify::Verified;
 
 use crate::transfer::Cancel;
+use error::OnEntry as _;
 use stream::Stream;
 use writer::Writer;
-
-/// Bounds on one layer, beside those of [`plywood_image::limits`].
-#[derive(Debug, Clone)]
-pub struct UnpackLimits {
-    /// Most bytes of the uncompressed tar stream.
-    pub layer_bytes: u64,
-    /// Bytes of the file system that unpacking leaves free.
-    pub keep_free_bytes: u64,
-}
-
-impl Default for UnpackLimits {
-    fn default() -> Self {
-        Self { layer_bytes: 256 << 30, keep_free_bytes: 256 << 20 }
-    }
-}
-
-impl UnpackLimits {
-    /// The most bytes a stream may have that is written to the file system of `dir` now. A small blob can unpack
-    /// into anything; what does not fit is refused on the way, before the disk is full for everybody.
-    pub(crate) fn bytes_now(&self, dir: BorrowedFd<'_>) -> u64 {
-        let free = match rustix::fs::fstatvfs(dir) {
-            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
-            Err(errno) => {
-                tracing::debug!(%errno, "fstatvfs");
-                u64::MAX
-            }
-        };
-        self.layer_bytes.min(free.saturating_sub(self.keep_free_bytes))
-    }
-}
 
 /// Unpacks a layer into `staging`, an empty directory opened for reading. `below` only for a layer that
 /// [`settle()`] sent back.
@@ -95,9 +69,9 @@ pub(crate) fn unpack(
     limits: &UnpackLimits,
     cancel: &Cancel,
 ) -> Result<Unpacked, UnpackError> {
-    let limit = limits.bytes_now(staging);
+    let room = limits.room(staging).on(&EntryPath::root(), "fstatvfs(layer)")?;
     std::thread::scope(|scope| {
-        let stream = Stream::start(scope, blob, diff_id.0.algorithm(), limit, cancel.clone())
+        let stream = Stream::start(scope, blob, diff_id.0.algorithm(), room, cancel.clone())
             .map_err(UnpackError::Thread)?;
         let failure = stream.failure();
         let mut reader = Reader::new(stream);

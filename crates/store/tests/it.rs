@@ -29,6 +29,8 @@ mod merged;
 mod open;
 #[path = "it/pull.rs"]
 mod pull;
+#[path = "it/small_disk.rs"]
+mod small_disk;
 #[path = "it/support.rs"]
 mod support;
 #[path = "it/unpack.rs"]

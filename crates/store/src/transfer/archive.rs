@@ -17,6 +17,7 @@ use super::Cancel;
 use super::section::Section;
 use super::stoppable::{self, Patient, Stoppable};
 use crate::unpack::decompress::{Compression, Decoder};
+use crate::unpack::{Room, RoomError};
 
 /// An image archive has a few members a layer.
 const MAX_MEMBERS: usize = 100_000;
@@ -56,6 +57,15 @@ pub enum ArchiveError {
         /// Most members accepted.
         limit: usize,
     },
+    /// The unpacked archive is more than there is room for.
+    #[error("the archive {} is too large", path.display())]
+    Room {
+        /// The archive.
+        path: PathBuf,
+        /// The bound.
+        #[source]
+        source: RoomError,
+    },
     /// The unpacked archive could not be written to the store.
     #[error("cannot unpack the compressed archive {} into {}", path.display(), into.display())]
     Spool {
@@ -83,9 +93,15 @@ enum Member {
 }
 
 impl Archive {
-    /// Opens and scans `path`. `spool`: a directory for an unnamed file; `limit`: most bytes written there. `stop` ends
+    /// Opens and scans `path`. `spool`: a directory for an unnamed file, `room` how large
+    /// it may become. `stop` ends
     /// all waiting and reading with an error.
-    pub(crate) fn open(path: &Path, spool: &Path, limit: u64, stop: &Cancel) -> Result<Self, ArchiveError> {
+    pub(crate) fn open(
+        path: &Path,
+        spool: &Path,
+        room: &Room<'_>,
+        stop: &Cancel,
+    ) -> Result<Self, ArchiveError> {
         let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
         let source = stoppable::open(path, stop).map_err(read_failed)?;
         let metadata = source.metadata().map_err(read_failed)?;
@@ -96,12 +112,12 @@ impl Archive {
                 .map_err(read_failed)?;
             match Compression::of(&start) {
                 Compression::None => source,
-                _ => spooled(&source, path, spool, limit, stop)?,
+                _ => spooled(&source, path, spool, room, stop)?,
             }
         } else if metadata.is_dir() {
             return Err(read_failed(io::ErrorKind::IsADirectory.into()));
         } else {
-            spooled(&source, path, spool, limit, stop)?
+            spooled(&source, path, spool, room, stop)?
         };
         let file = Arc::new(file);
         let size = file.metadata().map_err(read_failed)?.len();
@@ -127,7 +143,7 @@ fn spooled(
     source: &File,
     path: &Path,
     spool: &Path,
-    limit: u64,
+    room: &Room<'_>,
     stop: &Cancel,
 ) -> Result<File, ArchiveError> {
     let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
@@ -146,12 +162,7 @@ fn spooled(
             return Ok(file);
         }
         total += got as u64;
-        if total > limit {
-            return Err(read_failed(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                crate::unpack::TooLarge { limit },
-            )));
-        }
+        room.check(total).map_err(|source| ArchiveError::Room { path: path.to_owned(), source })?;
         file.write_all(&buffer[..got]).map_err(write_failed)?;
     }
 }

@@ -17,6 +17,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use super::Cancel;
 use super::archive::{Archive, ArchiveError};
 use super::section::{Section, open_regular};
+use crate::unpack::Room;
 use docker::DockerArchive;
 
 /// Why a local image cannot be read.
@@ -168,14 +169,14 @@ impl Local {
         Ok(Self { path: path.to_owned(), files: Files::Dir(dir), docker: None, stop: stop.clone() })
     }
 
-    /// `spool` and `limit` as in [`Archive::open`].
+    /// `spool` and `room` as in [`Archive::open`].
     pub(super) fn open_archive(
         path: &Path,
         spool: &Path,
-        limit: u64,
+        room: &Room<'_>,
         stop: &Cancel,
     ) -> Result<Self, LocalError> {
-        let files = Files::Archive(Archive::open(path, spool, limit, stop)?);
+        let files = Files::Archive(Archive::open(path, spool, room, stop)?);
         Ok(Self { path: path.to_owned(), files, docker: None, stop: stop.clone() })
     }
 

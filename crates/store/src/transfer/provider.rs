@@ -9,6 +9,7 @@ use super::local::Local;
 use super::registry::{Registry, Sink};
 use super::{Cancel, FetchRequest, Source};
 use crate::Store;
+use crate::error::{OnFile as _, StateError};
 
 /// An index of indexes of manifests is the most that anybody makes.
 const MAX_INDEXES: usize = 4;
@@ -38,8 +39,9 @@ impl Provider {
             }
             Source::Layout(path) => Self::Local(Box::new(Local::open_layout(path, stop)?)),
             Source::Archive(path) => {
-                let limit = request.limits.bytes_now(store.root().blobs());
-                Self::Local(Box::new(Local::open_archive(path, &spool(), limit, stop)?))
+                let room = request.limits.room(store.root().blobs());
+                let room = room.on_file("fstatvfs", "blobs").map_err(StateError::from)?;
+                Self::Local(Box::new(Local::open_archive(path, &spool(), &room, stop)?))
             }
         })
     }

@@ -7,18 +7,8 @@ use plywood_image::DiffId;
 use plywood_image::layer::{EntryPath, LayerError};
 use plywood_image::tar::TarError;
 
+use super::room::RoomError;
 use crate::merged::MergedError;
-
-/// The uncompressed layer, or archive, is larger than allowed or than the disk has room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "more than {limit} bytes when uncompressed, which is the most that is accepted, or all that the state root's file \
-     system has free beside what is kept free (256 MiB); free space there, or `plywood prune`"
-)]
-pub struct TooLarge {
-    /// The limit in bytes.
-    pub limit: u64,
-}
 
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +20,9 @@ pub enum UnpackError {
     /// Not a tar archive, or a damaged one.
     #[error("the layer is not a sound tar archive")]
     Tar(#[source] TarError),
+    /// More than is accepted, or than there is room for.
+    #[error("the layer is too large")]
+    Room(#[source] RoomError),
     /// An entry that must not be in a layer.
     #[error("the layer cannot be accepted")]
     Rule(#[source] LayerError),
@@ -84,7 +77,7 @@ pub enum UnpackError {
 impl UnpackError {
     /// Whether the fault may lie in the blob's bytes rather than in this machine.
     pub(crate) fn blames_blob(&self) -> bool {
-        matches!(self, Self::Stream(_) | Self::Tar(_) | Self::Rule(_) | Self::DiffId { .. })
+        matches!(self, Self::Stream(_) | Self::Room(_) | Self::Tar(_) | Self::Rule(_) | Self::DiffId { .. })
     }
 }
 

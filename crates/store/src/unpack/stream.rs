@@ -19,6 +19,7 @@ use plywood_image::digest::{Algorithm, Hasher};
 
 use super::decompress::Decoder;
 use super::error::UnpackError;
+use super::room::Room;
 use crate::transfer::Cancel;
 
 /// Measured: smaller buffers cost switches between threads, larger ones fall out of the cache.
@@ -35,6 +36,9 @@ pub(crate) struct Stream<'scope> {
     position: usize,
     hasher: ScopedJoinHandle<'scope, Hashed>,
     failure: Failure,
+    room: Room<'scope>,
+    /// Bytes that came so far.
+    total: u64,
     cancel: Cancel,
 }
 
@@ -56,12 +60,12 @@ pub(crate) struct Hashed {
 }
 
 impl<'scope> Stream<'scope> {
-    /// Starts the threads. `limit` bounds the uncompressed bytes: the stream fails where it would exceed them.
+    /// Starts the threads. The stream fails where there is no `room` for more of it.
     pub(crate) fn start<'env, R: Read + Send + 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         blob: R,
         algorithm: Algorithm,
-        limit: u64,
+        room: Room<'scope>,
         cancel: Cancel,
     ) -> io::Result<Self> {
         let (inflated, to_hash) = sync_channel(BUFFERS);
@@ -71,12 +75,13 @@ impl<'scope> Stream<'scope> {
             // The receiver is right here.
             let _ = empty.send(vec![0; BUFFER]);
         }
-        let inflate = move || inflate(blob, &inflated, &recycled, limit);
+        let inflate = move || inflate(blob, &inflated, &recycled);
         Builder::new().name("inflate".into()).spawn_scoped(scope, inflate)?;
         let hash = move || hash(&to_hash, &hashed, algorithm);
         let hasher = Builder::new().name("diff-id".into()).spawn_scoped(scope, hash)?;
         let failure = Failure::default();
-        Ok(Self { filled, empty, current: (Vec::new(), 0), position: 0, hasher, failure, cancel })
+        let current = (Vec::new(), 0);
+        Ok(Self { filled, empty, current, position: 0, hasher, failure, room, total: 0, cancel })
     }
 
     /// Where to look for the reason when reading fails.
@@ -105,6 +110,8 @@ impl<'scope> Stream<'scope> {
         match self.filled.recv() {
             Ok(filled) => {
                 self.current = filled.map_err(UnpackError::Stream)?;
+                self.total += self.current.1 as u64;
+                self.room.check(self.total).map_err(UnpackError::Room)?;
                 Ok(true)
             }
             Err(_) => Ok(false),
@@ -132,17 +139,12 @@ impl Read for Stream<'_> {
     }
 }
 
-fn inflate(blob: impl Read, out: &SyncSender<io::Result<Filled>>, recycled: &Receiver<Vec<u8>>, limit: u64) {
+fn inflate(blob: impl Read, out: &SyncSender<io::Result<Filled>>, recycled: &Receiver<Vec<u8>>) {
     let work = || -> io::Result<()> {
         let mut decoder = Decoder::new(blob)?;
-        let mut total = 0;
         // No buffer comes back any more: the writer gave up.
         while let Ok(mut buffer) = recycled.recv() {
             let length = fill(&mut decoder, &mut buffer)?;
-            total += length as u64;
-            if total > limit {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, super::TooLarge { limit }));
-            }
             if length == 0 || out.send(Ok((buffer, length))).is_err() {
                 return Ok(());
             }

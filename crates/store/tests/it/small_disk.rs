@@ -1,0 +1,81 @@
+//! A state root on a file system that has hardly room for an image.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use plywood_image::testing::TarBuilder;
+use plywood_kernel::testing::{in_private_mount_ns, require_root};
+use plywood_store::{FetchRequest, Source, Store};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::import_images::{LayerBlob, Layout, assert_untouched, chain, fetch, import, run};
+
+const MIB: usize = 1 << 20;
+
+/// Runs `test` with a state root on a file system of 64 MiB of each kind.
+fn on_small_disks(test: fn(&str, &Store)) {
+    require_root();
+    in_private_mount_ns(|| {
+        for kind in ["tmpfs", "ext4"] {
+            let scratch = tempfile::tempdir().unwrap();
+            let disk = scratch.path().join("disk");
+            std::fs::create_dir(&disk).unwrap();
+            let at = disk.to_str().unwrap();
+            if kind == "tmpfs" {
+                run("mount", "mount", &["-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", at]);
+            } else {
+                let file = scratch.path().join("ext4");
+                let file = file.to_str().unwrap();
+                run("truncate", "coreutils", &["-s", "64M", file]);
+                run("mkfs.ext4", "e2fsprogs", &["-q", "-m", "0", file]);
+                // The loop device goes with the mount.
+                run("mount", "mount", &["-o", "loop", file, at]);
+            }
+            let store = Store::open(&disk.join("root")).unwrap();
+            test(kind, &store);
+            drop(store);
+            run("umount", "mount", &[at]);
+        }
+    });
+}
+
+fn zeros(name: &str, mebibytes: usize) -> LayerBlob {
+    LayerBlob::zstd(&TarBuilder::new().file(name, vec![0; mebibytes * MIB]).finish())
+}
+
+fn free_mib(dir: &Path) -> usize {
+    let dir: OwnedFd = rustix::fs::openat(CWD, dir, OFlags::PATH, Mode::empty()).unwrap();
+    let stat = rustix::fs::fstatvfs(dir.as_fd()).unwrap();
+    usize::try_from(stat.f_bavail * stat.f_frsize).unwrap() / MIB
+}
+
+/// 256 MiB were kept free of any file system, so nothing at all fitted a small one.
+#[test]
+fn root_a_small_file_system_takes_what_fits_it() {
+    on_small_disks(|kind, store| {
+        let pins = store.pins().unwrap();
+        let before = free_mib(store.root().path());
+        // One layer too large, and four that are too large together.
+        let four: Vec<LayerBlob> = (0..4).map(|n| zeros(&n.to_string(), 20)).collect();
+        for (name, layers) in [("large", vec![zeros("large", 80)]), ("many", four)] {
+            let layout = Layout::of(name, &layers);
+            let error = chain(&import(store, &pins, &layout).unwrap_err());
+            assert!(error.contains("cannot be unpacked: the layer is too large"), "{kind}: {error}");
+            // A twentieth of it, less what ext4 needs for itself.
+            assert!(error.contains("bytes free, and ") && error.contains("are kept free"), "{kind}: {error}");
+            assert_untouched(store);
+        }
+        assert!(free_mib(store.root().path()) + 1 >= before, "{kind}");
+        let image = import(store, &pins, &Layout::of("small", &[zeros("a", 15), zeros("b", 15)]));
+        let image = image.unwrap_or_else(|e| panic!("{kind}: {}", chain(&e)));
+        assert_eq!(image.size_bytes(), 30 * MIB as u64);
+        // What is kept free can be said, and is kept.
+        let layout = Layout::of("more", &[zeros("c", 5)]);
+        let mut request = FetchRequest::new(Source::Layout(layout.path().to_owned()));
+        request.limits.keep_free_bytes = Some(30 * MIB as u64);
+        let error = chain(&fetch(store, &pins, &request).unwrap_err());
+        assert!(error.contains("and 31457280 are kept free"), "{kind}: {error}");
+        request.limits.keep_free_bytes = Some(0);
+        fetch(store, &pins, &request).unwrap_or_else(|e| panic!("{kind}: {}", chain(&e)));
+    });
+}
