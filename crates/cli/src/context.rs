@@ -14,6 +14,12 @@ use crate::signals::Cancel;
 /// The state root whose runtime directory is the machine's own.
 const DEFAULT_ROOT: &str = "/var/lib/plywood";
 
+/// What is wrong with a root that may not mount, and what to do about it.
+pub const NOT_ADMIN: &str = "this process is root without CAP_SYS_ADMIN, and may not mount anything";
+/// See [`NOT_ADMIN`].
+pub const BE_ADMIN: &str =
+    "give it that capability; inside a container of another engine, run that one privileged";
+
 /// Shared by all commands.
 #[derive(Debug)]
 pub struct Context {
@@ -51,6 +57,15 @@ impl Context {
         Store::open(&self.root).with_context(|| format!("opening the state root {}", self.root.display()))
     }
 
+    /// Refuses a process that may not mount, before anything is begun.
+    ///
+    /// # Errors
+    /// If this is not root, or root without the capability.
+    pub fn require_mounting() -> anyhow::Result<()> {
+        require_root()?;
+        if may_mount() { Ok(()) } else { Err(Advised::new(NOT_ADMIN, BE_ADMIN).into()) }
+    }
+
     /// Where bundles and the runtime's state are kept: gone at reboot for the default root, inside any other.
     #[must_use]
     pub fn directories(&self) -> RunDirectories {
@@ -61,6 +76,14 @@ impl Context {
         };
         RunDirectories::with_run(&run)
     }
+}
+
+/// Whether this process holds what mounting takes.
+#[must_use]
+pub fn may_mount() -> bool {
+    // Who cannot be asked about is taken for able: the kernel has the last word.
+    rustix::thread::capabilities(None)
+        .map_or(true, |sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
 }
 
 /// Everything plywood does to containers and images needs root.

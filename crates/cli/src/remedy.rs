@@ -1,5 +1,7 @@
 //! Errors as people and machines read them: the chain of causes once, then what to do.
 
+mod launch;
+
 use std::fmt;
 use std::process::ExitCode;
 
@@ -103,6 +105,9 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
             return Some(advised.remedy.clone());
         }
         if let Some(advice) = cause.downcast_ref().and_then(FetchError::advice) {
+            return Some(advice);
+        }
+        if let Some(advice) = launch::advice(cause) {
             return Some(advice);
         }
         if cause.is::<Usage>() {

@@ -64,6 +64,9 @@ pub enum Refusal {
     /// No such program.
     #[error("not installed")]
     NotInstalled,
+    /// A path to something else.
+    #[error("there is no executable file at that path")]
+    NoSuchFile,
     /// It could not be started.
     #[error("`{path} --version` cannot be run")]
     CannotRun {
@@ -174,7 +177,8 @@ pub fn survey(search_path: &OsStr, layout: Layout) -> Vec<Candidate> {
 fn look_at(wanted: &str, search_path: &OsStr, layout: Layout) -> Candidate {
     let mut candidate = Candidate { wanted: wanted.to_owned(), path: None, version: None, refusal: None };
     let Some(path) = locate(wanted, search_path) else {
-        candidate.refusal = Some(Refusal::NotInstalled);
+        let by_path = wanted.contains('/');
+        candidate.refusal = Some(if by_path { Refusal::NoSuchFile } else { Refusal::NotInstalled });
         return candidate;
     };
     candidate.path = Some(path.clone());

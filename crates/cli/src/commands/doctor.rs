@@ -12,7 +12,7 @@ use plywood_kernel::table;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::context::Context;
+use crate::context::{BE_ADMIN, Context, NOT_ADMIN, may_mount};
 use crate::output;
 
 /// Mounts in the host's table above which every container pays noticeably: a mount namespace copied with 1,000 of
@@ -53,14 +53,8 @@ impl Finding {
 pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let mut findings = Vec::new();
-    let capabilities = Capabilities::probe(&super::run::scratch(&store));
-    let mechanism = match &capabilities {
-        Ok(capabilities) => Some(kernel(capabilities, &mut findings)),
-        Err(error) => {
-            findings.push(Finding::new("kernel", Severity::Error, crate::remedy::chain(error)));
-            None
-        }
-    };
+    let capabilities = probe(&store, &mut findings);
+    let mechanism = capabilities.as_ref().map(|capabilities| kernel(capabilities, &mut findings));
     file_system(store.root().path(), &mut findings)?;
     let ids = ids(&store, &context.directories(), &mut findings)?;
     let runtime = runtimes(&context.directories().run, &mut findings);
@@ -75,7 +69,7 @@ pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
             "kernel": release.trim(),
             "root": context.root,
             "mechanism": mechanism,
-            "capabilities": capabilities.ok(),
+            "capabilities": capabilities,
             "runtime": runtime,
             "free_id_ranges": ids,
             "host_mounts": mounts,
@@ -103,6 +97,20 @@ pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
         output::text_out(&format!("\nLinux {}: {verdict}\n", release.trim()))?;
     }
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn probe(store: &plywood_store::Store, findings: &mut Vec<Finding>) -> Option<Capabilities> {
+    // The copying mechanism would seem to work, but no container could be started.
+    if !may_mount() {
+        findings.push(Finding::new("privileges", Severity::Error, NOT_ADMIN).remedy(BE_ADMIN));
+        return None;
+    }
+    let probed = Capabilities::probe(&super::run::scratch(store));
+    probed
+        .inspect_err(|error| {
+            findings.push(Finding::new("kernel", Severity::Error, crate::remedy::chain(error)));
+        })
+        .ok()
 }
 
 fn kernel(capabilities: &Capabilities, findings: &mut Vec<Finding>) -> &'static str {

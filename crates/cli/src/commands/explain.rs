@@ -18,6 +18,8 @@ use crate::output;
 /// Shows the plan for one container of an image, and what launching it costs in mount operations.
 pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     let (mechanism, lower) = assembly_choice(&args.assembly)?;
+    // Without it no mechanism but `copy` would seem to work.
+    Context::require_mounting()?;
     let store = context.store()?;
     let pins = store.pins()?;
     let image = store.use_image(&pins, &args.image)?;

@@ -47,6 +47,7 @@ pub use assembly::{assembly_choice, lower_names, pick_lower, scratch};
 /// Launches containers and, unless detached, waits for them.
 pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let mut settings = Settings::from_args(args, context.json)?;
+    Context::require_mounting()?;
     if settings.detached && !args.supervise {
         return detached::start(context);
     }

@@ -129,15 +129,24 @@ fn root_launches_that_cannot_work() {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let missing = bed.path("missing");
         let volume = format!("{}:/mnt", text(&missing));
-        let cases: [(&[&str], &[&str], &[&str]); 11] = [
-            (&[], &["nosuch"], &["no command `nosuch` in the image", "/bin"]),
-            (&[], &["/no/such"], &["no command `/no/such` in the image"]),
-            (&[], &["/etc/passwd"], &["`/etc/passwd` in the image is not an executable file"]),
+        let cases: [(&[&str], &[&str], &[&str]); 12] = [
+            (&[], &["nosuch"], &["no command `nosuch` in the image", "/bin", "`plywood run app -- ls /bin`"]),
+            (&[], &["/no/such"], &["no command `/no/such` in the image", "`plywood run app -- ls /no`"]),
+            (
+                &["--env", "PATH=/sbin:/srv"],
+                &["ls"],
+                &["no command `ls`", "/sbin:/srv", "whole path", "-- ls /sbin /srv`"],
+            ),
+            (&[], &["/etc/passwd"], &["`/etc/passwd` in the image is not an executable file", "execute bit"]),
             (&[], &["/srv"], &["/srv"]),
             (&["--user", "nobody-here"], &["true"], &["nobody-here"]),
             (&["--user", "app:nogroup-here"], &["true"], &["nogroup-here"]),
-            (&["--runtime", "nosuch"], &["true"], &["OCI runtime `nosuch`", "not installed"]),
-            (&["--runtime", text(&file)], &["true"], &["OCI runtime", text(&file)]),
+            (
+                &["--runtime", "nosuch"],
+                &["true"],
+                &["OCI runtime `nosuch`", "not installed", "apt-get install crun", "--runtime PATH"],
+            ),
+            (&["--runtime", text(&file)], &["true"], &["OCI runtime", text(&file), "leave --runtime out"]),
             (&["--runtime", text(&script)], &["true"], &["OCI runtime", "I am no runtime"]),
             (&["--id-range-length", "4294967295"], &["true"], &["free ranges", "/etc/subuid"]),
             (&["-v", &volume], &["true"], &[text(&missing)]),
@@ -222,6 +231,28 @@ fn root_only_root_may() {
             command.arg("--root").arg(bed.root()).args(args).uid(65_534).gid(65_534);
             says(&start(command).finish().check(1).stderr, &["needs root", "sudo"]);
         }
+    });
+}
+
+/// Root in name only, as in an ordinary container: neither promised nor begun.
+#[test]
+fn root_without_the_capability_to_mount() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let without = |args: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]);
+            command.arg(env!("CARGO_BIN_EXE_plywood")).arg("--root").arg(bed.root()).args(args);
+            start(command).finish().check(1)
+        };
+        for args in [&["run", "app"][..], &["run", "-d", "app"], &["explain", "app"]] {
+            says(&without(args).stderr, &["CAP_SYS_ADMIN", "what to do: ", "privileged"]);
+        }
+        let report = without(&["--json", "doctor"]).json();
+        let finding = report["findings"].as_array().unwrap().iter().find(|one| one["id"] == "privileges");
+        assert_eq!(finding.unwrap()["severity"], "error", "{report}");
+        assert_eq!(report["mechanism"], Value::Null);
+        says(&without(&["doctor"]).stdout, &["CAP_SYS_ADMIN", "containers cannot be launched here"]);
     });
 }
 

@@ -1,15 +1,17 @@
 //! What will run, as whom: resolved from the image's own files, without mounting anything.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use anyhow::Context as _;
 use plywood_engine::bundle;
-use plywood_engine::users::{self, ContainerUser, Lookup, MAX_TABLE_BYTES};
+use plywood_engine::users::{self, CommandError, ContainerUser, Lookup, MAX_TABLE_BYTES};
 use plywood_image::ImageConfig;
 use plywood_store::{Image, MergedError, MergedTree, Store};
 use rustix::fs::FileType;
 
 use super::settings::Settings;
+use crate::remedy::Advised;
 
 /// What will run.
 #[derive(Debug)]
@@ -80,6 +82,25 @@ fn find(
     let found = users::find_command(argv0, path, workdir, &lookup);
     match failed.into_inner() {
         Some(error) => Err(error).context("looking for the command in the image"),
-        None => Ok(found.map(drop)?),
+        None => found.map(drop).map_err(|error| advise(&error, settings).into()),
     }
+}
+
+fn advise(error: &CommandError, settings: &Settings) -> Advised {
+    let look = |directories: &str| {
+        format!("`plywood run {} -- ls {directories}` shows what there is", settings.image)
+    };
+    let remedy = match error {
+        CommandError::NotInPath { path, .. } => {
+            format!("give its whole path, or set PATH by --env; {}", look(&path.replace(':', " ")))
+        }
+        CommandError::NotFound(file) => {
+            let parent = Path::new(file).parent().and_then(Path::to_str).filter(|parent| !parent.is_empty());
+            look(parent.unwrap_or("/"))
+        }
+        CommandError::NotExecutable(_) => {
+            "give a file with an execute bit, or an interpreter for it: `-- sh FILE`".to_owned()
+        }
+    };
+    Advised::new(error.to_string(), remedy)
 }
