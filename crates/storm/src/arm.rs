@@ -1,0 +1,143 @@
+//! What is compared: an arm is one combination of everything that can be varied.
+
+use std::fmt;
+use std::str::FromStr;
+
+use plywood_engine::lower::LowerSource;
+use plywood_engine::mechanism::Mechanism;
+use serde::{Deserialize, Serialize};
+
+/// Who starts the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LauncherKind {
+    /// The engine alone: root file systems, no process.
+    Assembly,
+    /// `plywood run`: the whole launch with the OCI runtime.
+    Run,
+    /// A containerd by its socket.
+    Containerd,
+    /// Pods by the CRI socket of a containerd.
+    Cri,
+}
+
+impl LauncherKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Assembly, Self::Run, Self::Containerd, Self::Cri];
+
+    /// The name people type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Assembly => "assembly",
+            Self::Run => "run",
+            Self::Containerd => "containerd",
+            Self::Cri => "cri",
+        }
+    }
+}
+
+impl fmt::Display for LauncherKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for LauncherKind {
+    type Err = plywood_engine::lower::UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| Self::Err { name: name.to_owned(), known: Self::ALL.map(Self::name).join(", ") })
+    }
+}
+
+/// One combination. What does not apply to its launcher is none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Arm {
+    /// Who starts the containers.
+    pub launcher: LauncherKind,
+    /// How root file systems are made; of ours only.
+    pub mechanism: Option<Mechanism>,
+    /// What the lower directories are; of ours only.
+    pub lower: Option<LowerSource>,
+    /// Which snapshotter; of containerd's only.
+    pub snapshotter: Option<String>,
+    /// How often each root file system is assembled; 2 is the incident.
+    pub passes: u32,
+    /// Layers of the image.
+    pub layers: usize,
+    /// Containers of one round.
+    pub containers: usize,
+    /// Most of them starting at a time.
+    pub concurrency: usize,
+    /// Most of them in the part that takes global locks at a time; none: as many as start.
+    pub admission: Option<usize>,
+}
+
+impl fmt::Display for Arm {
+    /// `assembly detached over flat, 50 layers, 100 at once`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.launcher)?;
+        if let Some(mechanism) = self.mechanism {
+            write!(f, " {mechanism}")?;
+        }
+        if let Some(lower) = self.lower {
+            write!(f, " over {lower}")?;
+        }
+        if let Some(snapshotter) = &self.snapshotter {
+            write!(f, " {snapshotter}")?;
+        }
+        if self.passes != 1 {
+            write!(f, " x {}", self.passes)?;
+        }
+        let plural = if self.layers == 1 { "" } else { "s" };
+        write!(f, ", {} layer{plural}, {} at once", self.layers, self.concurrency)?;
+        if let Some(admission) = self.admission {
+            write!(f, ", {admission} admitted")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arm_says_what_it_is() {
+        let mut arm = Arm {
+            launcher: LauncherKind::Assembly,
+            mechanism: Some(Mechanism::PerLayer),
+            lower: Some(LowerSource::Layers),
+            snapshotter: None,
+            passes: 2,
+            layers: 50,
+            containers: 100,
+            concurrency: 100,
+            admission: None,
+        };
+        assert_eq!(arm.to_string(), "assembly per-layer over layers x 2, 50 layers, 100 at once");
+        arm = Arm {
+            launcher: LauncherKind::Containerd,
+            mechanism: None,
+            lower: None,
+            snapshotter: Some("overlayfs".into()),
+            passes: 1,
+            layers: 1,
+            admission: Some(4),
+            ..arm
+        };
+        assert_eq!(arm.to_string(), "containerd overlayfs, 1 layer, 100 at once, 4 admitted");
+    }
+
+    #[test]
+    fn launchers_are_read_by_the_names_people_type() {
+        for kind in LauncherKind::ALL {
+            assert_eq!(kind.name().parse::<LauncherKind>().unwrap(), kind);
+        }
+        let error = "docker".parse::<LauncherKind>().unwrap_err();
+        assert_eq!(error.to_string(), "`docker` is none of assembly, run, containerd, cri");
+    }
+}
