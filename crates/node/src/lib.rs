@@ -1,5 +1,6 @@
 //! What a machine's processors are, where threads are put on them, and what a contended lock costs there.
 //!
+//! - [`topology`]: sockets, NUMA nodes, caches, cores and limits, from what the kernel exports; parsing is pure.
 //!
 //! It measures and describes; it changes no setting of the machine, keeps no state and prints nothing.
 //!
@@ -8,5 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuset;
+pub mod topology;
 
 pub use cpuset::CpuSet;
+pub use topology::Topology;
