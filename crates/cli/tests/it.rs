@@ -24,6 +24,8 @@ mod layout;
 mod limits;
 #[path = "it/mechanisms.rs"]
 mod mechanisms;
+#[path = "it/open_files.rs"]
+mod open_files;
 #[path = "it/pull.rs"]
 mod pull;
 #[path = "it/roots.rs"]

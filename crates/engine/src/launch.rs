@@ -164,6 +164,18 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Which container it is about.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Started { id, .. }
+            | Self::Exited { id, .. }
+            | Self::Failed { id, .. }
+            | Self::Cancelled { id } => id,
+        }
+    }
+}
+
 /// What a launch took, step by step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
@@ -330,14 +342,23 @@ impl CancelHandle {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl LauncherConfig {
     /// The measured defaults: as many launcher threads as processors, two to eight, and eight runtimes starting for
     /// each processor. More of either made no burst shorter (`benches/launch.rs`, two processors); more runtimes at
     /// once only make every single launch slower.
     pub fn new(runtime: Runtime, directories: RunDirectories, mode: RunMode) -> LauncherConfig {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = processors.clamp(2, 8);
-        LauncherConfig { runtime, directories, mode, threads, starting: 8 * processors, keep: Vec::new() }
+        let threads = processors().clamp(2, 8);
+        let starting = Self::default_starting();
+        LauncherConfig { runtime, directories, mode, threads, starting, keep: Vec::new() }
+    }
+
+    /// The default of [`starting`](Self::starting).
+    pub fn default_starting() -> usize {
+        8 * processors()
     }
 }
 

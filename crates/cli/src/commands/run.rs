@@ -25,6 +25,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use plywood_engine::capabilities::Capabilities;
 use plywood_engine::cgroup::Cgroups;
+use plywood_engine::launch::LauncherConfig;
 use plywood_engine::runtime;
 use plywood_image::Platform;
 use plywood_kernel::MountWatch;
@@ -57,6 +58,10 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let cgroups = Cgroups::detect()?;
     trial::limits(&settings.resources, &cgroups)?;
+    descriptors::suffice(
+        settings.count,
+        settings.concurrency.unwrap_or_else(LauncherConfig::default_starting),
+    )?;
     settings.rlimits = descriptors::raise(settings.rlimits);
     let mut steps = Steps::start();
     let store = context.store()?;

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,7 +18,7 @@ use plywood_engine::launch::{
     Stdio, Stream, Timing, clone_volume,
 };
 use plywood_engine::runtime::{RunMode, Runtime};
-use plywood_kernel::{IdMap, ProcessId};
+use plywood_kernel::{IdMap, ProcessId, SyscallError};
 use plywood_store::{ContainerId, Store};
 
 use super::assembly::Assembly;
@@ -92,13 +93,15 @@ pub fn launch(
     launcher.close();
 
     // Ahead of the launches, which make those that are not there yet.
-    let namespaces = {
+    let mut namespaces = Some({
         let shared = Arc::clone(shared);
         let maps: Vec<IdMap> = crew.members.iter().map(Member::map).collect();
         std::thread::spawn(move || shared.assembly.user_namespaces.prepare(&maps))
-    };
+    });
+    // A container that runs keeps its namespace itself; a descriptor for each would be one too many for a large burst.
+    let forget = |member: &Member| shared.assembly.user_namespaces.forget(&member.map());
     let total = crew.members.len();
-    let ids: HashMap<&str, &ContainerId> = crew.members.iter().map(|m| (m.id.as_str(), &m.id)).collect();
+    let members: HashMap<&str, &Member> = crew.members.iter().map(|m| (m.id.as_str(), m)).collect();
     let bar = context.progress.count("containers started", u64::try_from(total)?);
     let cancel = launcher.cancel_handle();
     let mut outcome = Outcome::default();
@@ -115,7 +118,10 @@ pub fn launch(
             Ok(event) => {
                 let mut news = News::default();
                 for event in std::iter::once(event).chain(events.try_iter()) {
-                    news.take(&ids, &mut outcome, event)?;
+                    if let Some(member) = members.get(event.id()) {
+                        forget(member);
+                        news.take(&member.id, &mut outcome, event)?;
+                    }
                 }
                 news.record(crew, &janitor)?;
             }
@@ -127,22 +133,34 @@ pub fn launch(
         if !outcome.cancelled {
             bar.set_message(format!("{ended} ended"));
         }
-        if outcome.settled() == total
-            && let Some(call) = all_started.take()
-        {
+        if outcome.settled() < total {
+            continue;
+        }
+        if let Some(ahead) = namespaces.take_if(|ahead| ahead.is_finished()) {
+            made(ahead);
+            // Some were made for launches that had been faster.
+            crew.members.iter().for_each(forget);
+        }
+        if let Some(call) = all_started.take() {
             call(&outcome)?;
         }
     }
     bar.finish_and_clear();
     launcher.finish()?;
     outcome.removed = janitor.finish()?;
-    match namespaces.join() {
+    if let Some(ahead) = namespaces {
+        made(ahead);
+    }
+    Ok(outcome)
+}
+
+/// Whoever needed a user namespace that could not be made ahead has made it, or says why not.
+fn made(ahead: JoinHandle<Result<(), SyscallError>>) {
+    match ahead.join() {
         Ok(Ok(())) => {}
-        // Whoever needed one has made it, or says why not.
         Ok(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "user namespaces"),
         Err(_) => tracing::error!("the thread that makes user namespaces panicked"),
     }
-    Ok(outcome)
 }
 
 /// What has happened since the last look, for the database.
@@ -154,45 +172,31 @@ struct News {
 }
 
 impl News {
-    fn take(
-        &mut self,
-        ids: &HashMap<&str, &ContainerId>,
-        outcome: &mut Outcome,
-        event: Event,
-    ) -> anyhow::Result<()> {
+    fn take(&mut self, container: &ContainerId, outcome: &mut Outcome, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Started { id, pid, timing } => {
                 // A process that has ended already has no identity; its exit follows.
-                if let Some(container) = ids.get(id.as_str())
-                    && let Ok(process) = ProcessId::of(u32::try_from(pid)?)
-                {
+                if let Ok(process) = ProcessId::of(u32::try_from(pid)?) {
                     let launch_ms = timing.total().as_secs_f64() * 1000.0;
-                    self.started.push(((*container).clone(), process, launch_ms));
+                    self.started.push((container.clone(), process, launch_ms));
                 }
                 outcome.started.insert(id, timing);
             }
             Event::Exited { id, code } => {
-                if let Some(container) = ids.get(id.as_str()) {
-                    self.exited.push(((*container).clone(), code));
-                }
+                self.exited.push((container.clone(), code));
                 outcome.exited.insert(id, code);
             }
-            Event::Failed { id, error } => self.never_ran(ids, outcome, id, error),
-            Event::Cancelled { id } => self.never_ran(ids, outcome, id, LaunchError::Cancelled),
+            // Containers that stay are recorded as ended, others go at once.
+            Event::Failed { id, error } => {
+                self.failed.push(container.clone());
+                outcome.failed.insert(id, error);
+            }
+            Event::Cancelled { id } => {
+                self.failed.push(container.clone());
+                outcome.failed.insert(id, LaunchError::Cancelled);
+            }
         }
         Ok(())
-    }
-
-    /// Containers that stay are recorded as ended, others go at once.
-    fn never_ran(
-        &mut self,
-        ids: &HashMap<&str, &ContainerId>,
-        outcome: &mut Outcome,
-        id: String,
-        error: LaunchError,
-    ) {
-        self.failed.extend(ids.get(id.as_str()).map(|container| (*container).clone()));
-        outcome.failed.insert(id, error);
     }
 
     fn record(mut self, crew: &Crew, janitor: &Janitor) -> anyhow::Result<()> {
