@@ -1,8 +1,12 @@
 //! The command line, defined once: help, man pages and shell completions derive from it.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use plywood_engine::lower::LowerSource;
+use plywood_engine::mechanism::Mechanism;
 
 /// plywood: many layers, one mount.
 ///
@@ -155,16 +159,23 @@ pub enum PullPolicy {
     Never,
 }
 
+/// Reads one of these names; help, completions and errors list them.
+fn one_of<T, const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
 /// How the root file system is made: shared by `run` and `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct AssemblyArgs {
-    /// Force a mechanism instead of the best one that works here [possible values: idmapped-overlay,
-    /// detached, private, common-parent, per-layer, copy].
-    #[arg(long, value_name = "MECHANISM")]
-    pub mechanism: Option<String>,
-    /// Force the overlay's lower source [possible values: flat, layers].
-    #[arg(long, value_name = "SOURCE")]
-    pub lower: Option<String>,
+    /// Force a mechanism instead of the best one that works here.
+    #[arg(long, value_name = "MECHANISM", value_parser = one_of::<Mechanism, _>(Mechanism::ALL.map(Mechanism::name)))]
+    pub mechanism: Option<Mechanism>,
+    /// Force the overlay's lower source.
+    #[arg(long, value_name = "SOURCE", value_parser = one_of::<LowerSource, _>(LowerSource::ALL.map(LowerSource::name)))]
+    pub lower: Option<LowerSource>,
     /// Host ids leased to each container.
     #[arg(long, default_value_t = 65536, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub id_range_length: u32,

@@ -13,6 +13,7 @@ use crate::output;
 
 /// Exit code for arguments that make no sense together.
 const WRONG_USAGE: u8 = 2;
+const SEE_HELP: &str = "`plywood COMMAND --help` shows what is possible";
 /// Exit code for everything else that fails.
 const FAILED: u8 = 1;
 /// Exit code of a command that somebody stopped, as a shell reports Ctrl-C.
@@ -74,6 +75,22 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     })
 }
 
+/// The command line cannot be read, or asks for help: says so; answers with the exit code.
+pub fn unreadable(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when it cannot be printed.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    // Where the parser gave up, only the words themselves tell how to answer.
+    if std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let _ = output::json(&json!({ "error": { "message": message, "remedy": SEE_HELP } }));
+    }
+    ExitCode::from(WRONG_USAGE)
+}
+
 fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
         || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))
@@ -111,7 +128,7 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
             return Some(advice);
         }
         if cause.is::<Usage>() {
-            return Some("`plywood COMMAND --help` shows what is possible".to_owned());
+            return Some(SEE_HELP.to_owned());
         }
         if let Some(call) = cause.downcast_ref::<SyscallError>() {
             return of_kind(call.kind()).map(str::to_owned);

@@ -10,21 +10,20 @@ use plywood_engine::plan::{self, Request};
 use plywood_engine::predict::Comparison;
 use serde_json::json;
 
-use super::run::{assembly_choice, lower_names, pick_lower, scratch};
+use super::run::{lower_names, pick_lower, scratch};
 use crate::args::Explain;
 use crate::context::Context;
 use crate::output;
 
 /// Shows the plan for one container of an image, and what launching it costs in mount operations.
 pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
-    let (mechanism, lower) = assembly_choice(&args.assembly)?;
     // Without it no mechanism but `copy` would seem to work.
     Context::require_mounting()?;
     let store = context.store()?;
     let pins = store.pins()?;
     let image = store.use_image(&pins, &args.image)?;
     let capabilities = Capabilities::probe(&scratch(&store))?;
-    let source = pick_lower(context, &store, &pins, &image, lower)?;
+    let source = pick_lower(context, &store, &pins, &image, args.assembly.lower)?;
     let lowers = lower_names(&store, &image, source)?;
     let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.assembly.id_range_length)?;
     // An example: the first range of the pool, whoever may have it at the moment.
@@ -33,7 +32,7 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     let scratch = scratch(&store).join("ID");
     let mut request =
         Request::new(lowers, lease.idmap(), snapshot.join("fs"), snapshot.join("work"), scratch);
-    request.choice = mechanism.map_or(Choice::Auto, Choice::Forced);
+    request.choice = args.assembly.mechanism.map_or(Choice::Auto, Choice::Forced);
     let plan = plan::plan(&request, &capabilities)?;
     let comparison = Comparison::new(plan.mechanism, plan.layers, image.layers.len());
     if context.json {

@@ -43,7 +43,7 @@ use launch::{Outcome, Shared};
 use report::{HostMounts, Report};
 use settings::Settings;
 
-pub use assembly::{assembly_choice, lower_names, pick_lower, scratch};
+pub use assembly::{lower_names, pick_lower, scratch};
 
 /// Launches containers and, unless detached, waits for them.
 pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,8 @@
 //! Wrong usage: exit code 2, before anything is touched.
 
+use plywood_engine::lower::LowerSource;
+use plywood_engine::mechanism::Mechanism;
+
 use super::bed::in_bed;
 use super::layout::TestImage;
 
@@ -45,9 +48,17 @@ fn root_wrong_usage_is_exit_code_2() {
             assert!(done.stderr.contains(expected), "{args:?}: {}", done.stderr);
             assert_eq!(done.stdout, "", "{args:?}");
         }
-        // As JSON the error is there, too.
-        let done = bed.plywood(&["--json", "run", "--mechanism", "magic", "app"]).check(2);
-        assert!(done.json()["error"]["message"].as_str().unwrap().contains("magic"), "{}", done.stdout);
+        // As JSON the error is there, too, whoever finds it.
+        for (args, expected) in [
+            (["--json", "run", "--mechanism", "magic", "app"], "magic"),
+            (["run", "--json", "--volume", "nocolon", "app"], "nocolon"),
+        ] {
+            let json = bed.plywood(&args).check(2).json();
+            assert!(json["error"]["message"].as_str().unwrap().contains(expected), "{json}");
+            assert!(json["error"]["remedy"].as_str().unwrap().contains("--help"), "{json}");
+        }
+        // That `--json` is the container's.
+        assert_eq!(bed.plywood(&["run", "--nosuch", "app", "--", "--json"]).check(2).stdout, "");
     });
 }
 
@@ -63,6 +74,16 @@ fn root_help_is_everywhere() {
             assert!(help.contains("Usage: plywood") && help.contains("--json"), "{command}: {help}");
             assert!(!help.contains("--supervise"), "{help}");
         }
+        // What can be forced is what the engine has.
+        for command in ["run", "explain"] {
+            let help = bed.ok(&[command, "--help"]);
+            let mechanisms = Mechanism::ALL.map(Mechanism::name).join(", ");
+            let lowers = LowerSource::ALL.map(LowerSource::name).join(", ");
+            assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains(&mechanisms), "{help}");
+            assert!(help.contains(&format!("[possible values: {lowers}]")), "{help}");
+        }
+        let completions = bed.ok(&["completions", "bash"]);
+        assert!(completions.contains(&Mechanism::ALL.map(Mechanism::name).join(" ")), "{completions}");
         assert!(bed.ok(&["--version"]).starts_with("plywood "));
         for shell in ["bash", "zsh", "fish"] {
             assert!(bed.ok(&["completions", shell]).contains("plywood"), "{shell}");

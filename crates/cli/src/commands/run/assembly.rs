@@ -13,9 +13,8 @@ use plywood_kernel::{IdMap, Reaper};
 use plywood_store::{FlatOptions, Image, Pins, Snapshot, Store};
 
 use super::settings::Settings;
-use crate::args::AssemblyArgs;
 use crate::context::Context;
-use crate::remedy::{Advised, Usage};
+use crate::remedy::Advised;
 
 /// Shared by all containers of a run.
 #[derive(Debug)]
@@ -109,16 +108,6 @@ impl Assembly {
             .into()
         })
     }
-}
-
-/// Reads `--mechanism` and `--lower`.
-pub fn assembly_choice(args: &AssemblyArgs) -> Result<(Option<Mechanism>, Option<LowerSource>), Usage> {
-    let mechanism = args.mechanism.as_deref().map(str::parse).transpose();
-    let lower = args.lower.as_deref().map(str::parse).transpose();
-    Ok((
-        mechanism.map_err(|error| Usage(format!("--mechanism: {error}")))?,
-        lower.map_err(|error| Usage(format!("--lower: {error}")))?,
-    ))
 }
 
 /// The lower source to use: the flat tree where there is one, otherwise the layers. Only a forced `flat` waits for

@@ -59,7 +59,6 @@ impl Settings {
     /// # Errors
     /// [`Usage`], naming the argument.
     pub fn from_args(args: &Run, json: bool) -> anyhow::Result<Self> {
-        let (mechanism, lower) = super::assembly_choice(&args.assembly)?;
         let volumes =
             args.volumes.iter().map(|text| Volume::parse(text).map_err(usage)).collect::<Result<_, _>>()?;
         let rlimits =
@@ -108,8 +107,8 @@ impl Settings {
             capabilities,
             runtime: args.runtime.clone(),
             concurrency: args.concurrency.map(usize::try_from).transpose()?,
-            mechanism,
-            lower,
+            mechanism: args.assembly.mechanism,
+            lower: args.assembly.lower,
             id_range_length: args.assembly.id_range_length,
             no_flat: args.fetch.no_flat,
             output_to_stderr: json,
