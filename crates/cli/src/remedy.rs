@@ -6,10 +6,14 @@ use std::fmt;
 use std::process::ExitCode;
 
 use plywood_kernel::{Kind, SyscallError};
+use plywood_store::error::DbError;
 use plywood_store::{FetchError, FlatError};
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::output;
+
+mod fetch;
 
 /// Exit code for arguments that make no sense together.
 const WRONG_USAGE: u8 = 2;
@@ -121,8 +125,8 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
         if let Some(advised) = cause.downcast_ref::<Advised>() {
             return Some(advised.remedy.clone());
         }
-        if let Some(advice) = cause.downcast_ref().and_then(FetchError::advice) {
-            return Some(advice);
+        if let Some(remedy) = cause.downcast_ref().and_then(fetch::of) {
+            return Some(remedy);
         }
         if let Some(advice) = launch::advice(cause) {
             return Some(advice);
@@ -131,13 +135,43 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
             return Some(SEE_HELP.to_owned());
         }
         if let Some(call) = cause.downcast_ref::<SyscallError>() {
-            return of_kind(call.kind()).map(str::to_owned);
+            return of_call(call).map(str::to_owned);
         }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return of_io(io).map(str::to_owned);
+        if let Some(db) = cause.downcast_ref::<DbError>() {
+            return of_state(db.kind()).map(str::to_owned);
+        }
+        // One kind of error may wrap another: whichever knows more.
+        if let Some(remedy) = cause.downcast_ref().and_then(of_io) {
+            return Some(remedy.to_owned());
         }
     }
     None
+}
+
+fn of_call(call: &SyscallError) -> Option<&'static str> {
+    of_limit(call.errno().raw_os_error()).or_else(|| of_kind(call.kind()))
+}
+
+/// Limits that have a name of their own.
+fn of_limit(errno: i32) -> Option<&'static str> {
+    match Errno::from_raw_os_error(errno) {
+        Errno::MFILE => Some("raise the limit of open files: `ulimit -n 65536`, in a unit LimitNOFILE=65536"),
+        Errno::NFILE => Some("raise the machine's limit of open files: `sysctl fs.file-max`"),
+        _ => None,
+    }
+}
+
+fn of_state(kind: plywood_store::Kind) -> Option<&'static str> {
+    match kind {
+        plywood_store::Kind::Exhausted => Some(fetch::FREE_SPACE),
+        plywood_store::Kind::Denied => Some(
+            "run as root, on a file system that is not read-only, with enough open files allowed (`ulimit -n`)",
+        ),
+        plywood_store::Kind::Damaged => Some(
+            "move the state root away and begin a new one; what it held must be pulled or imported again",
+        ),
+        _ => None,
+    }
 }
 
 fn of_kind(kind: Kind) -> Option<&'static str> {
@@ -145,7 +179,7 @@ fn of_kind(kind: Kind) -> Option<&'static str> {
         Kind::Denied => Some("run as root with CAP_SYS_ADMIN; inside a container, in a privileged one"),
         Kind::Unsupported => Some("`plywood doctor` shows what this kernel can do and what is used instead"),
         Kind::Exhausted => Some(
-            "free space on the state root's file system, raise `ulimit -n`, or raise \
+            "free space on the state root's file system (`plywood prune`), or raise \
              /proc/sys/user/max_mnt_namespaces and max_user_namespaces",
         ),
         _ => None,
@@ -153,13 +187,14 @@ fn of_kind(kind: Kind) -> Option<&'static str> {
 }
 
 fn of_io(error: &std::io::Error) -> Option<&'static str> {
+    if let Some(remedy) = error.raw_os_error().and_then(of_limit) {
+        return Some(remedy);
+    }
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => Some("run as root"),
-        std::io::ErrorKind::StorageFull => {
-            Some("free space on the state root's file system (`plywood prune`)")
-        }
-        std::io::ErrorKind::ConnectionRefused => {
-            Some("check the registry's name and port; for a registry without TLS add --plain-http")
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Some(fetch::FREE_SPACE),
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            Some("choose a state root that can be written to by --root")
         }
         _ => None,
     }

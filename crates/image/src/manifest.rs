@@ -167,7 +167,7 @@ pub enum ManifestError {
     Ambiguous(&'static str),
     /// Docker's format of before 2016.
     #[error(
-        "Docker schema 1 manifests are not supported; push the image again with a current tool, or convert it: skopeo copy --format oci"
+        "Docker schema 1 manifests are not supported"
     )]
     Schema1,
     /// Some other version.
@@ -194,7 +194,7 @@ pub enum ManifestError {
     },
     /// More layers than overlayfs, and so plywood, takes.
     #[error(
-        "the image has {actual} layers, the limit is {} (the most overlayfs takes); squash the image to use it",
+        "the image has {actual} layers, the limit is {} (the most overlayfs takes)",
         limits::LAYERS
     )]
     TooManyLayers {

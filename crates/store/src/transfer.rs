@@ -35,7 +35,7 @@ pub use auth::{AuthError, AuthFiles, Credential, CredentialError, HelperError};
 pub use cancel::Cancel;
 pub use error::FetchError;
 pub use fetch::fetch_image;
-pub use http::{HttpError, Timeouts};
+pub use http::{HttpError, HttpErrorKind, Timeouts};
 pub use local::LocalError;
 pub use registry::{RegistryError, RegistryOptions};
 pub use retry::RetryPolicy;

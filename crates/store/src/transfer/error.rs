@@ -42,7 +42,7 @@ pub enum FetchError {
     #[error(transparent)]
     NoMatch(Box<NoMatch>),
     /// The image is for another platform.
-    #[error("the image is for {found}, not for {wanted}; choose it by --platform {found} if you mean it")]
+    #[error("the image is for {found}, not for {wanted}")]
     Platform {
         /// What the config says.
         found: Box<Platform>,
@@ -81,10 +81,10 @@ pub enum FetchError {
         source: Box<UnpackError>,
     },
     /// A layout or archive that does not say how its image is called.
-    #[error("the image has no name of its own; give it one by --name")]
+    #[error("the image has no name of its own")]
     NoName,
     /// A layout or archive whose name for the image is none.
-    #[error("the image is named {name:?}, which is not an image name; give it one by --name")]
+    #[error("the image is named {name:?}, which is not an image name")]
     Name {
         /// The name.
         name: String,
@@ -124,47 +124,5 @@ impl From<LocalError> for FetchError {
 impl From<NoMatch> for FetchError {
     fn from(error: NoMatch) -> Self {
         Self::NoMatch(Box::new(error))
-    }
-}
-
-impl FetchError {
-    /// What the user can do about it, where the message itself does not say.
-    pub fn advice(&self) -> Option<String> {
-        let Self::Registry(error) = self else { return None };
-        match &**error {
-            RegistryError::Denied { registry, anonymous: true, .. } => Some(format!(
-                "if the image is private, log in first: skopeo login {registry} (or podman login, docker login)"
-            )),
-            RegistryError::Denied { registry, .. } => {
-                Some(format!("check that the account you logged in to {registry} with may pull it"))
-            }
-            RegistryError::NotFound { registry, .. } => {
-                Some(format!("check the name and tag; a private image may need: skopeo login {registry}"))
-            }
-            RegistryError::Http { source, .. } if is_refused(source) => Some(
-                "check the registry's name and port, and that it runs".to_owned(),
-            ),
-            RegistryError::Http { source, .. } if is_tls(source) => Some(
-                "if the registry's certificate comes from a CA of your own, name it by --tls-ca FILE; if the registry \
-                 speaks plain HTTP, use --plain-http"
-                    .to_owned(),
-            ),
-            _ => None,
-        }
-    }
-}
-
-fn is_refused(error: &super::http::HttpError) -> bool {
-    let super::http::HttpError::Transport { source, .. } = error else { return false };
-    matches!(&**source, ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused)
-}
-
-fn is_tls(error: &super::http::HttpError) -> bool {
-    match error {
-        super::http::HttpError::Transport { source, .. } => {
-            matches!(**source, ureq::Error::Rustls(_) | ureq::Error::Tls(_))
-                || matches!(&**source, ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData)
-        }
-        super::http::HttpError::Redirect { .. } => false,
     }
 }

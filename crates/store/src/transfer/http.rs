@@ -16,6 +16,9 @@ use super::retry;
 /// More redirects than any registry needs.
 const MAX_REDIRECTS: usize = 8;
 
+/// How the standard library begins an error of the resolver.
+const LOOKUP_FAILED: &str = "failed to lookup address information";
+
 /// Time limits of the client.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
@@ -56,7 +59,42 @@ pub enum HttpError {
     },
 }
 
+/// The classes of failed exchanges that call for different remedies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HttpErrorKind {
+    /// The host's name leads to no address.
+    UnknownHost,
+    /// Nobody listens there.
+    Refused,
+    /// No TLS, or a certificate that is not trusted.
+    Tls,
+    /// No answer in time, or no way to the host.
+    Unreachable,
+    /// Everything else.
+    Other,
+}
+
 impl HttpError {
+    /// The class of the failure.
+    pub fn kind(&self) -> HttpErrorKind {
+        use std::io::ErrorKind as K;
+        let Self::Transport { source, .. } = self else { return HttpErrorKind::Other };
+        match &**source {
+            ureq::Error::HostNotFound => HttpErrorKind::UnknownHost,
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => HttpErrorKind::Tls,
+            ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed => HttpErrorKind::Unreachable,
+            ureq::Error::Io(e) => match e.kind() {
+                K::ConnectionRefused => HttpErrorKind::Refused,
+                K::InvalidData => HttpErrorKind::Tls,
+                K::TimedOut | K::HostUnreachable | K::NetworkUnreachable => HttpErrorKind::Unreachable,
+                // What getaddrinfo says has no kind of its own.
+                _ if e.to_string().contains(LOOKUP_FAILED) => HttpErrorKind::UnknownHost,
+                _ => HttpErrorKind::Other,
+            },
+            _ => HttpErrorKind::Other,
+        }
+    }
+
     /// Whether trying again may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {

@@ -111,7 +111,7 @@ pub enum LocalError {
         reason: String,
     },
     /// Several images, and none chosen.
-    #[error("{} holds several images; choose one by --name: {}", path.display(), names.join(", "))]
+    #[error("{} holds several images: {}", path.display(), names.join(", "))]
     Several {
         /// The layout or archive.
         path: PathBuf,

@@ -4,9 +4,9 @@
 //! media type is wrong, every other tool reads them, and the diff ID proves that what comes out is what was meant.
 //! gzip may have several members, zstd several frames. What follows them is an error, as is an early end.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 /// Compressed bytes are read in pieces of this size.
 const INPUT_BUFFER: usize = 256 << 10;
@@ -45,7 +45,7 @@ impl Compression {
 /// The uncompressed stream. Its errors say which format is damaged.
 pub(crate) enum Decoder<'a, R: Read> {
     None(BufReader<Prefixed<R>>),
-    Gzip(Box<MultiGzDecoder<BufReader<Prefixed<R>>>>),
+    Gzip(Box<Members<BufReader<Prefixed<R>>>>),
     Zstd(Box<zstd::stream::read::Decoder<'a, BufReader<Prefixed<R>>>>),
 }
 
@@ -61,7 +61,7 @@ impl<R: Read> Decoder<'_, R> {
         let input = BufReader::with_capacity(INPUT_BUFFER, io::Cursor::new(start).chain(blob));
         Ok(match compression {
             Compression::None => Self::None(input),
-            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
+            Compression::Gzip => Self::Gzip(Box::new(Members::new(input))),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG)?;
@@ -81,18 +81,85 @@ impl<R: Read> Read for Decoder<'_, R> {
     }
 }
 
+/// The members of a gzip file, one after the other. `flate2`'s own reader of several takes whatever follows the last
+/// one for another that is cut short.
+pub(crate) struct Members<R> {
+    /// None after the end, or an error.
+    member: Option<GzDecoder<R>>,
+    is_first: bool,
+}
+
+impl<R: BufRead> Members<R> {
+    fn new(input: R) -> Self {
+        Self { member: Some(GzDecoder::new(input)), is_first: true }
+    }
+
+    /// Goes on to what follows a complete member.
+    fn next_member(&mut self, mut input: R) -> io::Result<()> {
+        let next = loop {
+            match input.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                bytes => break bytes?.first().copied(),
+            }
+        };
+        match next {
+            None => Ok(()),
+            Some(byte) if byte == GZIP_MAGIC[0] => {
+                (self.member, self.is_first) = (Some(GzDecoder::new(input)), false);
+                Ok(())
+            }
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, TrailingBytes("gzip"))),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            match member.read(buffer) {
+                Ok(0) if !buffer.is_empty() => {}
+                // Not even a header came of it, and what there is is no beginning of one.
+                Err(e)
+                    if e.kind() == io::ErrorKind::InvalidInput
+                        && !self.is_first
+                        && member.header().is_none() =>
+                {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, TrailingBytes("gzip")));
+                }
+                result => return result,
+            }
+            if let Some(member) = self.member.take() {
+                self.next_member(member.into_inner())?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Something else follows the compressed stream.
+#[derive(Debug, thiserror::Error)]
+#[error("bytes that are no {0} follow the end of the {0} stream")]
+struct TrailingBytes(&'static str);
+
+/// What libzstd says of bytes that are the beginning of no frame. Those at the start of the blob are one.
+const NO_FRAME: &str = "Unknown frame descriptor";
+
 /// Errors of the blob underneath carry a system error number or an error of ours and stay as they are.
-fn damaged(format: &str, error: io::Error) -> io::Error {
-    let of_blob = error.raw_os_error().is_some()
-        || error.get_ref().is_some_and(|inner| inner.is::<super::verify::BlobMismatch>());
-    if of_blob {
+fn damaged(format: &'static str, error: io::Error) -> io::Error {
+    let of_ours = error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<super::verify::BlobMismatch>() || inner.is::<TrailingBytes>());
+    if of_ours || error.raw_os_error().is_some() {
         return error;
     }
-    let text = match error.kind() {
-        io::ErrorKind::UnexpectedEof => format!("the {format} stream is truncated"),
-        _ => format!("the {format} stream is damaged: {error}"),
-    };
-    io::Error::new(error.kind(), text)
+    let text = error.to_string();
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(error.kind(), format!("the {format} stream is truncated"))
+        }
+        _ if text.contains(NO_FRAME) => io::Error::new(io::ErrorKind::InvalidData, TrailingBytes(format)),
+        _ => io::Error::new(error.kind(), format!("the {format} stream is damaged: {text}")),
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +184,11 @@ mod tests {
         Ok(out)
     }
 
+    /// What decoding says of a blob that is wrong.
+    fn failure(blob: &[u8]) -> String {
+        decode(blob).map(|data| data.len()).unwrap_err().to_string()
+    }
+
     #[test]
     fn formats_members_and_frames() {
         let (a, b) = (vec![1u8; 70_000], vec![2u8; 10]);
@@ -134,19 +206,49 @@ mod tests {
     }
 
     #[test]
-    fn an_early_end_and_trailing_bytes_are_errors() {
+    fn an_early_end_and_damage_are_errors() {
         let data: Vec<u8> =
             (0..50_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         for (blob, format) in [(gzip(&data), "gzip"), (zstd(&data), "zstd")] {
             for cut in [blob.len() - 1, blob.len() / 2, 5] {
-                let error = decode(&blob[..cut]).unwrap_err();
-                assert!(
-                    error.to_string().contains(&format!("the {format} stream is truncated")),
-                    "{cut}: {error}"
-                );
+                let error = failure(&blob[..cut]);
+                assert!(error.contains(&format!("the {format} stream is truncated")), "{cut}: {error}");
             }
-            let error = decode(&[&blob[..], b"garbage here"].concat()).unwrap_err();
-            assert!(error.to_string().contains("damaged"), "{error}");
+        }
+        // zstd has no checksum by default; the diff ID finds what it does not.
+        let mut damaged = gzip(&data);
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0xff;
+        assert!(failure(&damaged).contains("the gzip stream is damaged"));
+    }
+
+    /// A few bytes after a gzip stream were reported as a truncated one.
+    #[test]
+    fn trailing_bytes_are_no_early_end() {
+        let data = vec![7u8; 600_000];
+        let long = vec![b'x'; 1 << 20];
+        let second = gzip(b"second");
+        for (blob, format, tails) in [
+            (
+                gzip(&data),
+                "gzip",
+                &[&b"x"[..], b"\0\0", b"\x1f\x8c more than a header", b"garbage here", &long][..],
+            ),
+            (zstd(&data), "zstd", &[&b"garbage here"[..], &long, &second]),
+        ] {
+            for tail in tails {
+                for members in [&blob[..], &[&blob[..], &blob].concat()] {
+                    let error = failure(&[members, tail].concat());
+                    let expected =
+                        format!("bytes that are no {format} follow the end of the {format} stream");
+                    assert_eq!(error, expected, "{}", tail[..2.min(tail.len())].escape_ascii());
+                }
+            }
+        }
+        // The beginning of another member is one.
+        for cut in [1, 2, 9, second.len() - 1] {
+            let error = failure(&[&second[..], &second[..cut]].concat());
+            assert_eq!(error, "the gzip stream is truncated", "{cut}");
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use plywood_image::testing::TarBuilder;
 use plywood_image::{Digest, Reference};
 use plywood_kernel::testing::require_root;
-use plywood_store::transfer::{AuthFiles, RegistryOptions, RetryPolicy, Timeouts, TlsOptions};
+use plywood_store::transfer::{AuthFiles, RegistryError, RegistryOptions, RetryPolicy, Timeouts, TlsOptions};
 use plywood_store::{Cancel, FetchError, FetchRequest, Image, Pins, Source, Store, fetch_image};
 
 use super::import_images::{LayerBlob, assert_untouched, chain, fetch};
@@ -358,7 +358,8 @@ fn root_basic_authentication() {
     let pins = store.pins().unwrap();
     let error = pull(&store, &pins, &server).unwrap_err();
     assert!(chain(&error).contains("refuses access"), "{}", chain(&error));
-    assert!(error.advice().unwrap().contains("skopeo login"));
+    let FetchError::Registry(error) = error else { panic!("{error:?}") };
+    assert!(matches!(*error, RegistryError::Denied { anonymous: true, .. }), "{error:?}");
 
     let wrong = auth_file(scratch.path(), &server.host(), "user", "guess");
     let error = fetch(&store, &pins, &request(&server.host(), RegistryOptions { auth: wrong, ..options() }));

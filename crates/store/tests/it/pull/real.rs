@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use plywood_image::testing::TarBuilder;
 use plywood_kernel::testing::require_root;
-use plywood_store::transfer::{Event, RegistryOptions, TlsOptions};
-use plywood_store::{Cancel, FetchRequest, Source, fetch_image};
+use plywood_store::transfer::{Event, HttpErrorKind, RegistryError, RegistryOptions, TlsOptions};
+use plywood_store::{Cancel, FetchError, FetchRequest, Source, fetch_image};
 
 use super::super::import_images::{LayerBlob, Layout, chain, fetch, run};
 use super::super::support::store;
@@ -189,7 +189,9 @@ fn root_a_company_registry_with_its_own_ca_and_a_password() {
     let request = registry.request("secret", RegistryOptions { auth: auth.clone(), tls: wrong, ..options() });
     let error = fetch(&store, &pins, &request).unwrap_err();
     assert!(chain(&error).to_lowercase().contains("certificate"), "{}", chain(&error));
-    assert!(error.advice().is_some_and(|advice| advice.contains("--tls-ca")), "{}", chain(&error));
+    let FetchError::Registry(error) = error else { panic!("{error:?}") };
+    let RegistryError::Http { source, .. } = *error else { panic!("{error:?}") };
+    assert_eq!(source.kind(), HttpErrorKind::Tls);
 
     let right = TlsOptions { extra_ca: vec![ca.clone()], certs_dirs: vec![] };
     let anonymous = registry.request("secret", RegistryOptions { tls: right.clone(), ..options() });

@@ -1,0 +1,170 @@
+//! What to do about an image that cannot be brought in.
+
+use plywood_image::config::ConfigError;
+use plywood_image::limits;
+use plywood_image::manifest::ManifestError;
+use plywood_store::FetchError;
+use plywood_store::transfer::{ArchiveError, AuthError, HttpError, HttpErrorKind, LocalError, RegistryError};
+use plywood_store::unpack::{RoomError, UnpackError};
+
+const AGAIN: &str = "the image's bytes are damaged: make or push it again, then import or pull it again (skopeo copy moves images \
+     between registries, layouts and archives, and checks them)";
+const REBUILD: &str = "no image may hold that: build it again with a current builder, which writes other layers, or ask \
+                       whoever built it; docs/state.md lists what layers may hold";
+const FORMATS: &str = "name a directory in the OCI image layout, or a tar file of one or of docker save; \
+                       `skopeo copy docker://IMAGE oci:DIR:TAG` makes one";
+/// Whatever of the state root can be given up.
+pub const FREE_SPACE: &str = "free space on the state root's file system: `plywood rmi IMAGE` and `plywood prune` remove \
+                              what is not needed; or choose a state root elsewhere by --root";
+
+/// None where the cause below says more.
+pub fn of(error: &FetchError) -> Option<String> {
+    let text = match error {
+        FetchError::Registry(error) => return of_registry(error),
+        FetchError::Local(error) => return of_local(error),
+        FetchError::Manifest { source, .. } => return Some(of_manifest(source)),
+        FetchError::Config { source: ConfigError::TooManyLayers { .. }, .. } => return Some(squash()),
+        FetchError::Config { .. } | FetchError::Nesting { .. } | FetchError::Blob { .. } => AGAIN,
+        FetchError::NoMatch(error) => match error.available.as_slice() {
+            [] => "build or push the image for this platform",
+            [first, ..] => return Some(platform(first)),
+        },
+        FetchError::Platform { found, .. } => return Some(platform(found)),
+        FetchError::Unpack { source, .. } => return of_unpack(source),
+        FetchError::NoName | FetchError::Name { .. } => {
+            "give the image a name by --name, for example --name team/app:1.2"
+        }
+        FetchError::Thread(_) => "raise the limit of processes (`ulimit -u`), or run less at once",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn platform(found: &plywood_image::Platform) -> String {
+    format!("if you mean that one, add --platform {found}; else get the image built for this machine")
+}
+
+fn squash() -> String {
+    format!(
+        "squash the image to at most {} layers: build it again with `podman build --squash-all` or from fewer \
+         instructions",
+        limits::LAYERS
+    )
+}
+
+fn of_manifest(error: &ManifestError) -> String {
+    match error {
+        ManifestError::TooManyLayers { .. } => squash(),
+        ManifestError::Schema1 => {
+            "push the image again with a current tool, or convert it: skopeo copy --format oci".to_owned()
+        }
+        ManifestError::Artifact(_) => "name an image; this is something else that registries keep".to_owned(),
+        _ => AGAIN.to_owned(),
+    }
+}
+
+fn of_unpack(error: &UnpackError) -> Option<String> {
+    let text = match error {
+        UnpackError::Room(RoomError::DiskFull { .. }) => FREE_SPACE,
+        UnpackError::Room(_) => "if the image is what you think it is, build it again with smaller layers",
+        // A file that cannot be read says so itself.
+        UnpackError::Stream(io) if io.raw_os_error().is_some() => return None,
+        UnpackError::Stream(_) | UnpackError::Tar(_) | UnpackError::DiffId { .. } => AGAIN,
+        UnpackError::Rule(_) | UnpackError::LinkTarget { .. } | UnpackError::BelowNonDirectory { .. } => {
+            REBUILD
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn of_local(error: &LocalError) -> Option<String> {
+    let text = match error {
+        LocalError::Missing { .. } | LocalError::Size { .. } | LocalError::Digest { .. } => {
+            "the image is damaged or was copied in part: copy or export it again (`skopeo copy` checks what it copies)"
+        }
+        LocalError::Several { .. } | LocalError::NoSuchImage { .. } => "choose one of these by --name",
+        LocalError::Archive(ArchiveError::Room { source: RoomError::DiskFull { .. }, .. }) => FREE_SPACE,
+        LocalError::Archive(ArchiveError::Spool { .. }) => return None,
+        LocalError::Open { source, .. }
+        | LocalError::File { source, .. }
+        | LocalError::Archive(ArchiveError::Read { source, .. })
+            if source.raw_os_error().is_some() && source.kind() != std::io::ErrorKind::NotFound =>
+        {
+            return None;
+        }
+        LocalError::Archive(ArchiveError::Read { source, .. })
+            if source.kind() != std::io::ErrorKind::NotFound =>
+        {
+            AGAIN
+        }
+        _ => FORMATS,
+    };
+    Some(text.to_owned())
+}
+
+fn of_registry(error: &RegistryError) -> Option<String> {
+    let text = match error {
+        RegistryError::Denied { registry, anonymous: true, .. } => {
+            return Some(format!("if the image is private, log in first: {}", log_in(registry)));
+        }
+        RegistryError::Denied { registry, .. } => {
+            return Some(format!("check that the account you logged in to {registry} with may pull it"));
+        }
+        RegistryError::NotFound { registry, .. } => {
+            return Some(format!("check the name and tag; a private image may need: {}", log_in(registry)));
+        }
+        RegistryError::Status { status: 429, .. } => {
+            "wait; registries allow more to those who log in (skopeo login)"
+        }
+        RegistryError::Status { status: 500.., .. } => "the registry has trouble: try again later",
+        RegistryError::Status { .. } => "check the registry's name, and that it is a container registry",
+        RegistryError::Http { source, .. } => return Some(of_http(source)),
+        RegistryError::Auth { source, .. } => return of_auth(source),
+        RegistryError::Tls { .. } => "name a readable PEM file by --tls-ca, or mend the directory",
+        RegistryError::Truncated { .. } => "try again: what came is kept, and the rest is fetched",
+        RegistryError::Size { .. } | RegistryError::TooLarge { .. } | RegistryError::Digest { .. } => {
+            "the registry, or a proxy on the way, delivers other bytes than the image's manifest names: try again, \
+             then have the image pushed again"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn log_in(registry: &str) -> String {
+    format!("skopeo login {registry} (or podman login, docker login)")
+}
+
+fn of_auth(error: &AuthError) -> Option<String> {
+    Some(match error {
+        AuthError::Http { source, .. } => of_http(source),
+        AuthError::Refused { origin, status: 400..500, .. } => {
+            format!("check user and password; log in again: skopeo login (the token service is {origin})")
+        }
+        AuthError::Credentials { registry, .. } => {
+            format!("mend that file, name another by --authfile, or log in again: {}", log_in(registry))
+        }
+        _ => "the registry has trouble, or asks for what plywood does not know: try again later, or copy the image by \
+              skopeo and import it"
+            .to_owned(),
+    })
+}
+
+fn of_http(error: &HttpError) -> String {
+    match error.kind() {
+        HttpErrorKind::UnknownHost => {
+            "check the registry's name, and that this machine can resolve names (/etc/resolv.conf)"
+        }
+        HttpErrorKind::Refused => "check the registry's name and port, and that it runs",
+        HttpErrorKind::Unreachable => {
+            "check the network and its proxy (HTTPS_PROXY), then try again: what came is kept"
+        }
+        HttpErrorKind::Tls => {
+            "if the registry's certificate comes from a CA of your own, name it by --tls-ca FILE; if the registry \
+             speaks plain HTTP, use --plain-http"
+        }
+        HttpErrorKind::Other => "check the registry's name and port, then try again",
+    }
+    .to_owned()
+}
