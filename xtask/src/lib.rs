@@ -8,4 +8,5 @@
 )]
 
 pub mod apt;
+pub mod containerd;
 pub mod proc;

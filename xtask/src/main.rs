@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use plywood_xtask::{apt, proc};
+use plywood_xtask::{apt, containerd, proc};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Set-up, demo, tests and checks of plywood")]
@@ -60,6 +60,8 @@ enum Task {
         /// Run only the tests whose name contains this
         filter: Option<String>,
     },
+    /// Get real containerds, an old one and new ones, for tests and benchmarks; installs none
+    Containerd(containerd::Options),
     /// Boot other kernels under emulation and run every mechanism in them
     Vm(vm::Options),
     /// Everything a landing is checked for: format, lints, dependencies, tests, docs
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Task::LargeImage { out } => image::large_image(out).map(drop),
         Task::Demo => demo::run(),
         Task::Test { no_root, filter } => test::run(no_root, filter.as_deref()),
+        Task::Containerd(options) => setup::ensure().and_then(|()| containerd::run(&options)),
         Task::Vm(options) => vm::run(&options),
         Task::Ci => ci::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),

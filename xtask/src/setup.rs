@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::containerd;
 use crate::proc::{find_program, is_root, output, run as show, say, step};
 
 /// A program, the Debian package that brings it, and what it is for.
@@ -58,7 +59,8 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     })?;
     ensure()?;
-    ensure_for_vm()
+    ensure_for_vm()?;
+    containerd::fetch(&containerd::SUITES, None, false).map(drop)
 }
 
 /// Installs what is missing; says nothing much when nothing is.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::proc::{cargo, is_root, output, say, shown, step};
-use crate::setup;
+use crate::{containerd, setup};
 
 /// How many tests did what.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,9 @@ impl Counts {
 pub(crate) fn run(no_root: bool, filter: Option<&str>) -> Result<()> {
     setup::ensure()?;
     let root = is_root() && !no_root;
+    if root {
+        containerd::fetch(&containerd::SUITES, None, false)?;
+    }
     let tiers = if root { "plain and root_" } else { "plain" };
     let nextest = output(cargo().args(["nextest", "--version"])).is_ok();
     let with = if nextest { "cargo nextest" } else { "cargo test" };

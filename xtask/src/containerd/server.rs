@@ -1,0 +1,310 @@
+//! A running containerd, gone with its shims and containers when its handle is dropped.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::cgroup::{self, Groups};
+use super::tree::{BUSYBOX, Tree};
+use super::{config, image};
+use crate::proc::{find_program, is_root, output, remove_dir, tail};
+
+/// How long it may take to listen; it takes some twenty milliseconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the names of its directories and control groups begin with; the number of the process that started it follows.
+const PREFIX: &str = "plywood-containerd-";
+
+/// The namespace in which the CRI plugin looks for images.
+const CRI_NAMESPACE: &str = "k8s.io";
+
+/// What can be chosen.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// More configuration, in TOML: tables only, since it stands at the end.
+    pub config: String,
+    /// Whether to import the image that pods are made from.
+    pub pods: bool,
+}
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Server {
+    /// `unshare`, which waits for the first process of the PID namespace.
+    child: Child,
+    init: Option<Pid>,
+    pid: u32,
+    dir: PathBuf,
+    tree: Tree,
+    /// Dropped after the processes have ended.
+    groups: Groups,
+}
+
+impl Server {
+    /// Starts it, with a directory of its own for all its files, and waits until it answers. The thread that calls
+    /// this must outlive it: containerd is killed when its parent ends, so that none outlives a killed test.
+    pub fn start(tree: Tree, settings: &Settings) -> Result<Server> {
+        if !is_root() {
+            bail!(
+                "containerd needs root; type:\n\n    sudo -E env \"PATH=$PATH\" cargo xtask containerd --start\n"
+            );
+        }
+        sweep()?;
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{PREFIX}{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let groups = Groups::make(&name)?;
+        let dir = std::env::temp_dir().join(&name);
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
+        let child = match spawn(&tree, &dir, &groups, settings) {
+            Ok(child) => child,
+            Err(error) => {
+                remove_dir(&dir)?;
+                return Err(error);
+            }
+        };
+        let mut server = Server { child, init: None, pid: 0, dir, tree, groups };
+        server.wait_until_ready()?;
+        if settings.pods {
+            let layout = server.dir.join("pause");
+            image::small(&layout, config::PAUSE, 1, &["/bin/sleep", "1000000"])?;
+            server.import(&layout, CRI_NAMESPACE)?;
+        }
+        Ok(server)
+    }
+
+    /// Its gRPC socket, for containerd's own services and for CRI's.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock")
+    }
+
+    /// Its process, whose mount namespace is the one where it mounts.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its directory; the same path names it inside its mount namespace.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The tree it runs from.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Imports the images of an OCI layout directory into a namespace, by its own `ctr`.
+    pub fn import(&self, layout: &Path, namespace: &str) -> Result<()> {
+        let archive = self.dir.join("import.tar");
+        output(
+            Command::new("tar")
+                .arg("--directory")
+                .arg(layout)
+                .arg("--create")
+                .arg("--file")
+                .arg(&archive)
+                .arg("."),
+        )?;
+        output(self.ctr(namespace).args(["images", "import", "--no-unpack"]).arg(&archive))?;
+        fs::remove_file(archive)?;
+        Ok(())
+    }
+
+    /// Its own `ctr`, to be given arguments.
+    pub fn ctr(&self, namespace: &str) -> Command {
+        let mut command = self.command("ctr");
+        command.arg("--address").arg(self.socket()).args(["--namespace", namespace]);
+        command
+    }
+
+    /// A program of the tree in all its namespaces.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args([
+            "--target",
+            &self.pid.to_string(),
+            "--mount",
+            "--pid",
+            "--net",
+            "--root",
+            "--wd",
+            "--",
+        ]);
+        command.arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin");
+        command
+    }
+
+    /// Host process numbers of all processes in its PID namespace: itself, its shims, the containers.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let ours = namespace(&self.pid.to_string());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            if namespace(&format!("{pid}")).is_some_and(|namespace| Some(namespace) == ours) {
+                found.push(pid);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The mounts of its mount namespace, a line each.
+    pub fn mounts(&self) -> Result<Vec<String>> {
+        Ok(fs::read_to_string(format!("/proc/{}/mountinfo", self.pid))?.lines().map(str::to_owned).collect())
+    }
+
+    /// Its control groups, one in each hierarchy; its containers' groups are below them.
+    pub fn control_groups(&self) -> Vec<PathBuf> {
+        self.groups.0.iter().map(|bind| bind.source.clone()).collect()
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn errors(&self) -> String {
+        fs::read_to_string(self.dir.join("errors")).unwrap_or_default()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if self.init.is_none() {
+                self.init =
+                    children(self.child.id()).first().and_then(|&pid| Pid::from_raw(pid.cast_signed()));
+            }
+            let log = self.log();
+            // The CRI plugin answers a little later than all others.
+            let ready =
+                log.contains("containerd successfully booted") && log.contains("Start streaming server");
+            if ready && UnixStream::connect(self.socket()).is_ok() {
+                break;
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("containerd ended with {status}:\n{}\n{}", tail(&log, 20), self.errors());
+            }
+            if start.elapsed() > PATIENCE {
+                bail!("containerd does not listen:\n{}\n{}", tail(&log, 20), self.errors());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let init = self.init.context("nothing knows the first process of containerd's namespaces")?;
+        let named = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "containerd")
+        };
+        self.pid = children(init.as_raw_nonzero().get().cast_unsigned())
+            .into_iter()
+            .find(named)
+            .context("containerd is not a child of the first process of its namespaces")?;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        // With the first process of a PID namespace the kernel ends all others, and `unshare` waits for that.
+        match self.init {
+            Some(init) => kill_process(init, Signal::KILL)?,
+            None => self.child.kill()?,
+        }
+        self.child.wait()?;
+        remove_dir(&self.dir)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("cannot stop containerd {}: {error:#}", self.pid);
+        }
+    }
+}
+
+fn spawn(tree: &Tree, dir: &Path, groups: &Groups, settings: &Settings) -> Result<Child> {
+    fs::create_dir(dir.join("cni"))?;
+    fs::write(dir.join("cni/10-plywood.conflist"), config::cni(dir))?;
+    fs::write(dir.join("config.toml"), config::toml(dir, &settings.config))?;
+    fs::write(dir.join("init.sh"), config::script(tree.dir(), dir, &groups.0))?;
+    let unshare = find_program("unshare").context("there is no unshare; type: cargo xtask setup")?;
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(unshare)
+        .args(["--mount", "--pid", "--net", "--propagation", "private", "--fork", "--kill-child", "--"])
+        .arg(tree.dir().join(BUSYBOX))
+        .arg("sh")
+        .arg(dir.join("init.sh"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(dir.join("errors"))?)
+        .spawn()
+        .context("cannot start containerd")
+}
+
+/// Child processes, by `/proc`.
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Removes what tests left that were killed. Their containerds were killed with them.
+fn sweep() -> Result<()> {
+    cgroup::sweep(PREFIX)?;
+    for entry in fs::read_dir(std::env::temp_dir())? {
+        let entry = entry?;
+        if is_stale(&entry.file_name(), PREFIX) {
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether something is named for a process that has ended.
+pub(super) fn is_stale(name: &OsStr, prefix: &str) -> bool {
+    let pid = |name: &OsStr| name.to_str()?.strip_prefix(prefix)?.split('-').next()?.parse::<u32>().ok();
+    pid(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_for_an_ended_process_is_stale() {
+        let stale = |name: &str| is_stale(OsStr::new(name), PREFIX);
+        assert!(stale("plywood-containerd-4194305-0"));
+        assert!(!stale(&format!("plywood-containerd-{}-0", std::process::id())));
+        assert!(!stale("plywood-containerd-x") && !stale("plywood-4194305-0"));
+    }
+
+    /// All that the other crates' tests rely on: it starts, its programs answer, and nothing of it stays.
+    #[test]
+    fn root_every_containerd_starts_and_leaves_nothing() {
+        plywood_kernel::testing::require_root();
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        let before = mounts();
+        for suite in super::super::SUITES {
+            let server = Server::start(Tree::open(suite).unwrap(), &Settings::default()).unwrap();
+            let layout = server.dir().join("layout");
+            image::small(&layout, "plywood.test/small:latest", 3, &["/bin/true"]).unwrap();
+            server.import(&layout, "default").unwrap();
+            let images = output(server.ctr("default").args(["images", "list", "--quiet"])).unwrap();
+            assert_eq!(images.trim(), "plywood.test/small:latest", "{suite}");
+            assert!(server.processes().unwrap().contains(&server.pid()));
+            let (dir, groups, pid) = (server.dir().to_path_buf(), server.control_groups(), server.pid());
+            drop(server);
+            assert!(!dir.exists() && !Path::new(&format!("/proc/{pid}")).exists(), "{suite}");
+            assert!(groups.iter().all(|group| !group.exists()), "{suite}: {groups:?}");
+        }
+        assert_eq!(mounts(), before);
+    }
+}
