@@ -13,7 +13,7 @@ use plywood_engine::mechanism::Mechanism;
 /// Launches bursts of user-namespaced containers from many-layer OCI images without contending on the
 /// kernel's mount locks.
 #[derive(Debug, Parser)]
-#[command(name = "plywood", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "plywood", version, max_term_width = 100, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Options that every command takes.
     #[command(flatten)]
@@ -22,6 +22,14 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What scripts may rely on.
+const EXIT_CODES: &str = "Exit codes:
+  0    done; of `run` in the foreground: every container exited with 0
+  1    failed; of `run`: a container failed to start, or exited with something else
+  2    wrong usage: the command line cannot be read
+  130  interrupted, by Ctrl-C or SIGTERM
+`exec` exits as its command does; 126 if that cannot be executed, 127 if there is none.";
 
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -51,6 +59,7 @@ pub enum Command {
     /// Remove whatever no image, container or running command refers to.
     Prune,
     /// Launch containers from an image.
+    #[command(after_help = EXIT_CODES)]
     Run(Box<Run>),
     /// List containers.
     Ps(Ps),
@@ -59,6 +68,7 @@ pub enum Command {
     /// Remove containers that have stopped.
     Rm(Rm),
     /// Run a command in a running container.
+    #[command(after_help = EXIT_CODES)]
     Exec(Exec),
     /// Print what a detached container wrote.
     Logs(Logs),

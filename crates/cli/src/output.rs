@@ -1,6 +1,8 @@
 //! What people and machines read: tables, JSON, sizes, durations. The only place that prints.
 
+use std::fmt::Display;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -57,6 +59,29 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Strin
     text
 }
 
+/// A number of things: `1 layer`, `2 layers`, `3 entries`.
+#[must_use]
+pub fn count(n: impl TryInto<u64> + Display + Copy, thing: &str) -> String {
+    let many = n.try_into().ok() != Some(1);
+    match thing.strip_suffix("ry") {
+        _ if !many => format!("{n} {thing}"),
+        Some(stem) => format!("{n} {stem}ries"),
+        None => format!("{n} {thing}s"),
+    }
+}
+
+/// Milliseconds as machines read them, to the microsecond: what a clock says beyond it is noise.
+#[must_use]
+pub fn ms(duration: Duration) -> f64 {
+    round_ms(duration.as_secs_f64() * 1000.0)
+}
+
+/// The same, of a number of milliseconds.
+#[must_use]
+pub fn round_ms(ms: f64) -> f64 {
+    (ms * 1000.0).round() / 1000.0
+}
+
 /// A size as people read it, in powers of 1000: `12.3 MB`.
 #[must_use]
 pub fn size(bytes: u64) -> String {
@@ -93,7 +118,7 @@ pub fn ago(seconds: u64) -> String {
         s if s < 86_400 => (s / 3600, "hour"),
         s => (s / 86_400, "day"),
     };
-    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
+    format!("{} ago", count(n, unit))
 }
 
 /// How long ago a moment was, given in milliseconds since the epoch.
@@ -140,6 +165,23 @@ mod tests {
         let one = Quantiles::of(&[7.0]).unwrap();
         assert_eq!((one.p50, one.max), (7.0, 7.0));
         assert_eq!(Quantiles::of(&[]), None);
+    }
+
+    #[test]
+    fn one_is_one_and_more_are_many() {
+        assert_eq!((count(1, "layer"), count(0, "layer")), ("1 layer".to_owned(), "0 layers".to_owned()));
+        assert_eq!(
+            (count(1_u64, "entry"), count(12, "entry")),
+            ("1 entry".to_owned(), "12 entries".to_owned())
+        );
+        assert_eq!(ago(3 * 86_400), "3 days ago");
+    }
+
+    #[test]
+    fn milliseconds_end_at_the_microsecond() {
+        assert_eq!(ms(Duration::from_nanos(300_000_400)).to_string(), "300");
+        assert_eq!(round_ms(0.1 + 0.2).to_string(), "0.3");
+        assert_eq!(ms(Duration::from_nanos(1_234_567_890)).to_string(), "1234.568");
     }
 
     #[test]

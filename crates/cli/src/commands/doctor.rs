@@ -174,7 +174,12 @@ fn ids(
                 Ok(all) => all.len(),
                 Err(refused) => refused.free,
             };
-            let message = format!("{free} free ranges of {} ids, from {}", pool.length(), pool.source());
+            let message = format!(
+                "{} of {} ids, from {}",
+                output::count(free, "free range"),
+                pool.length(),
+                pool.source()
+            );
             let few = free < FEW_RANGES;
             let finding =
                 Finding::new("id-ranges", if few { Severity::Warning } else { Severity::Ok }, message);
@@ -224,7 +229,7 @@ fn runtimes(run: &Path, findings: &mut Vec<Finding>) -> Option<PathBuf> {
 }
 
 fn host_table(mounts: usize, findings: &mut Vec<Finding>) {
-    let message = format!("{mounts} mounts in this namespace");
+    let message = format!("{} in this namespace", output::count(mounts, "mount"));
     if mounts < MANY_MOUNTS {
         findings.push(Finding::new("mount-table", Severity::Ok, message));
         return;
@@ -249,7 +254,7 @@ fn images(store: &plywood_store::Store, findings: &mut Vec<Finding>) -> anyhow::
             without += 1;
         }
     }
-    let message = format!("{} images, {without} of them without a flat tree", images.len());
+    let message = format!("{}, {without} without a flat tree", output::count(images.len(), "image"));
     let severity = if without == 0 { Severity::Ok } else { Severity::Note };
     findings.push(Finding::new("images", severity, message));
     Ok(())

@@ -51,7 +51,8 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
         }))?;
     } else {
         let name = image.names.first().map_or(args.image.as_str(), String::as_str);
-        output::text_out(&format!("{name}: {} layers\n\n{plan}\n\n{comparison}\n", image.layers.len()))?;
+        let layers = output::count(image.layers.len(), "layer");
+        output::text_out(&format!("{name}: {layers}\n\n{plan}\n\n{comparison}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -206,13 +206,13 @@ pub fn record(image: &Image, flat: Option<&Flat>) -> serde_json::Value {
 /// What was brought in, for people.
 pub fn describe(image: &Image, flat: Option<&Flat>) -> String {
     let flat = match flat {
-        Some(flat) => format!(", flat tree of {} entries", flat.entries),
+        Some(flat) => format!(", flat tree of {}", output::count(flat.entries, "entry")),
         None => String::new(),
     };
     format!(
-        "{}\n  {} layers, {}{flat}, {}\n",
+        "{}\n  {}, {}{flat}, {}\n",
         image.names.first().map_or("<none>", String::as_str),
-        image.layers.len(),
+        output::count(image.layers.len(), "layer"),
         output::size(image.size_bytes()),
         image.config_digest
     )

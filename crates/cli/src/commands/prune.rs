@@ -34,6 +34,6 @@ pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
 pub fn summary(report: &GcReport) -> String {
     match report.removed.len() {
         0 => "nothing to remove\n".to_owned(),
-        count => format!("removed {count} things, {}\n", output::size(report.bytes())),
+        count => format!("removed {}, {}\n", output::count(count, "thing"), output::size(report.bytes())),
     }
 }

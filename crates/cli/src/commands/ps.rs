@@ -71,7 +71,7 @@ fn record(container: &Container) -> serde_json::Value {
         "mechanism": container.mechanism,
         "lower": container.lower,
         "runtime": container.runtime,
-        "launch_ms": container.launch_ms,
+        "launch_ms": container.launch_ms.map(output::round_ms),
         "created_ms": container.created_ms,
         "started_ms": container.started_ms,
         "finished_ms": container.finished_ms,

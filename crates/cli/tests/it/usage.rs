@@ -74,6 +74,13 @@ fn root_help_is_everywhere() {
             assert!(help.contains("Usage: plywood") && help.contains("--json"), "{command}: {help}");
             assert!(!help.contains("--supervise"), "{help}");
         }
+        // What scripts rely on.
+        for args in [&["--help"][..], &["run", "--help"], &["exec", "--help"]] {
+            let help = bed.ok(args);
+            for code in ["  0 ", "  1 ", "  2 ", "  130 ", " 127 "] {
+                assert!(help.split_once("Exit codes:").unwrap().1.contains(code), "{code} {help}");
+            }
+        }
         // What can be forced is what the engine has.
         for command in ["run", "explain"] {
             let help = bed.ok(&[command, "--help"]);

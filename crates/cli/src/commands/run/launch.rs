@@ -28,6 +28,7 @@ use super::program::Program;
 use super::settings::Settings;
 use crate::args::Net;
 use crate::context::Context;
+use crate::output;
 
 /// How often a request to stop is looked for while nothing happens.
 const POLL: Duration = Duration::from_millis(50);
@@ -177,7 +178,7 @@ impl News {
             Event::Started { id, pid, timing } => {
                 // A process that has ended already has no identity; its exit follows.
                 if let Ok(process) = ProcessId::of(u32::try_from(pid)?) {
-                    let launch_ms = timing.total().as_secs_f64() * 1000.0;
+                    let launch_ms = output::ms(timing.total());
                     self.started.push((container.clone(), process, launch_ms));
                 }
                 outcome.started.insert(id, timing);

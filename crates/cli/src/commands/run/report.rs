@@ -63,7 +63,6 @@ impl Report {
         host: HostMounts,
         flat_tree_built: bool,
     ) -> Self {
-        let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
         let containers: Vec<Entry> = crew
             .members
             .iter()
@@ -74,7 +73,7 @@ impl Report {
                     id: id.to_owned(),
                     uid_range: member.lease.uid.into(),
                     gid_range: member.lease.gid.into(),
-                    launch_ms: outcome.started.get(id).map(|timing| ms(timing.total())),
+                    launch_ms: outcome.started.get(id).map(|timing| output::ms(timing.total())),
                     exit_code: outcome.exited.get(id).copied().or(failed.map(|error| error.exit_code())),
                     error: failed.map(|error| crate::remedy::chain(error)),
                     said: !crew.keep && matches!(failed, Some(LaunchError::Runtime(_))),
@@ -86,7 +85,7 @@ impl Report {
             requested: crew.members.len(),
             started: outcome.started.len(),
             failed: outcome.failed.len(),
-            wall_ms: ms(wall),
+            wall_ms: output::ms(wall),
             launch_ms: Quantiles::of(&launches),
             mechanism: crew.mechanism,
             lower: crew.lower,
@@ -155,7 +154,8 @@ impl Report {
         } else {
             "table before and after compared"
         };
-        line("host mount table", format!("{} changes ({how})", self.host_mount_events));
+        let changes = output::count(self.host_mount_events, "change");
+        line("host mount table", format!("{changes} by anybody ({how})"));
         if self.flat_tree_built {
             line("flat tree", "built meanwhile, for the next launch".to_owned());
         }
