@@ -318,8 +318,8 @@ pub struct Rm {
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// User and group inside, as ids.
-    #[arg(long, short, value_name = "UID[:GID]")]
+    /// User and group inside: names of the image, or ids.
+    #[arg(long, short, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// Set an environment variable.
     #[arg(long, short, value_name = "NAME=VALUE")]

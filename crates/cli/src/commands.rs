@@ -1,5 +1,6 @@
 //! One module a command, each with a function `run`.
 
+mod account;
 mod containers;
 mod doctor;
 mod exec;

@@ -1,18 +1,23 @@
 //! `plywood exec`.
 
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use plywood_engine::runtime::ExecRequest;
-use plywood_store::ContainerState;
+use plywood_engine::runtime::{ExecRequest, read_log};
+use plywood_engine::users::ContainerUser;
+use plywood_store::{Container, ContainerState, Store};
 
+use super::account;
 use crate::args::Exec;
 use crate::context::Context;
-use crate::remedy::{Advised, Usage};
+use crate::remedy::Advised;
 
-/// Runs one more process in a container; its exit code is ours.
+/// Runs one more process in a container; its exit code is ours. What cannot be started is 126 or 127, as in a shell:
+/// the runtime has said on standard error what it is.
 pub fn run(context: &Context, args: &Exec) -> anyhow::Result<ExitCode> {
-    let user = args.user.as_deref().map(user).transpose()?;
     let store = context.store()?;
     let container = store.find_container(&args.container)?;
     if container.state != ContainerState::Running {
@@ -22,20 +27,51 @@ pub fn run(context: &Context, args: &Exec) -> anyhow::Result<ExitCode> {
         )
         .into());
     }
+    let user = args.user.as_deref().map(|user| resolve(&store, &container, user)).transpose()?;
     let runtime = super::containers::runtime_of(context, &container)?;
-    let request =
-        ExecRequest { argv: args.command.clone(), env: args.env.clone(), cwd: args.workdir.clone(), user };
+    let mut env: Vec<String> = user.iter().map(|user| format!("HOME={}", user.home)).collect();
+    env.extend_from_slice(&args.env);
+    let log = container.bundle.join(format!("exec-{}.log", std::process::id()));
+    let request = ExecRequest {
+        argv: args.command.clone(),
+        env,
+        cwd: args.workdir.clone(),
+        user: user.as_ref().map(|user| (user.uid, user.gid)),
+        groups: user.map(|user| user.groups).unwrap_or_default(),
+        log: Some(log.clone()),
+    };
     let mut command = runtime.exec_command(container.id.as_str(), &request);
-    let status = runtime
-        .apart(|| command.status())
-        .flatten()
-        .with_context(|| format!("running {}", runtime.path().display()))?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    let status = runtime.apart(|| command.status()).flatten();
+    let failure = read_log(&log).with_context(|| format!("reading {}", log.display()))?;
+    remove(&log)?;
+    let status = status.with_context(|| format!("running {}", runtime.path().display()))?;
+    let code = match failure {
+        Some(failure) if !status.success() => Some(failure.exit_code()),
+        _ => status.code(),
+    };
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// `UID[:GID]`, numbers.
-fn user(text: &str) -> Result<(u32, u32), Usage> {
-    let bad = || Usage(format!("--user {text}: give numbers, UID or UID:GID"));
-    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
-    Ok((uid.parse().map_err(|_| bad())?, gid.parse().map_err(|_| bad())?))
+/// As `run --user` does, from the files of the image.
+fn resolve(store: &Store, container: &Container, wanted: &str) -> anyhow::Result<ContainerUser> {
+    let image = store.image_by_digest(&container.image)?.context("the image of the container is gone")?;
+    let user = account::resolve(&store.merged(&image.layer_ids())?, wanted)?;
+    let lease = container.lease.as_ref().context("the container has no host ids")?;
+    for (kind, id, range) in [("user", user.uid, lease.uid), ("group", user.gid, lease.gid)] {
+        anyhow::ensure!(
+            id < range.length,
+            "--user: {kind} {id} is outside the container's {} ids",
+            range.length
+        );
+    }
+    Ok(user)
+}
+
+fn remove(log: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(log) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", log.display()))
+        }
+        _ => Ok(()),
+    }
 }

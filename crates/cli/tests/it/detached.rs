@@ -73,6 +73,23 @@ fn root_the_life_of_a_detached_container() {
             (&["exec", "lively", "cat", "/srv/data/added"][..], 0, "added"),
             (&["exec", &id[..6], "sh", "-c", "exit 42"], 42, ""),
             (&["exec", "--user", "1000:6", "lively", "--", "sh", "-c", "id -u; id -g"], 0, "1000\n6\n"),
+            // Names are the image's own, as for `run --user`.
+            (
+                &["exec", "-u", "app", "lively", "sh", "-c", "id -u; id -g; id -G; echo $HOME"],
+                0,
+                "1000\n1000\n1000 6\n/srv\n",
+            ),
+            (&["exec", "-u", "1000", "lively", "id", "-g"], 0, "1000\n"),
+            (&["exec", "-u", "app:disk", "lively", "id", "-g"], 0, "6\n"),
+            (&["exec", "-u", "app", "-e", "HOME=/x", "lively", "sh", "-c", "echo $HOME"], 0, "/x\n"),
+            (&["exec", "-u", "nobody-here", "lively", "id"], 1, ""),
+            (&["exec", "-u", "65536", "lively", "id"], 1, ""),
+            (&["exec", "-u", "a:b:c", "lively", "id"], 2, ""),
+            // As a shell says it; and a command's own codes are its own.
+            (&["exec", "lively", "nosuch"], 127, ""),
+            (&["exec", "lively", "/no/such"], 127, ""),
+            (&["exec", "lively", "/etc/passwd"], 126, ""),
+            (&["exec", "lively", "sh", "-c", "exit 255"], 255, ""),
             (&["exec", "-e", "X=y", "-w", "/srv", "lively", "sh", "-c", "echo $X; pwd"], 0, "y\n/srv\n"),
             (
                 &["exec", "lively", "sh", "-c", "cat /proc/self/uid_map | wc -l; hostname"],
@@ -82,11 +99,11 @@ fn root_the_life_of_a_detached_container() {
         ] {
             assert_eq!(bed.plywood(args).check(code).stdout, expected, "{args:?}");
         }
-        let error = bed.plywood(&["exec", "lively", "nosuch"]);
-        assert!(
-            error.status.code().is_some_and(|code| code != 0) && error.stderr.contains("nosuch"),
-            "{error:?}"
-        );
+        let error = bed.fails(127, &["exec", "lively", "nosuch"]);
+        assert_eq!(error.matches("\"nosuch\": executable file not found").count(), 1, "{error}");
+        assert!(bed.fails(1, &["exec", "-u", "nobody-here", "lively", "id"]).contains("`nobody-here`"));
+        // The bundle is as it was.
+        assert!(!bed.listed(&format!("run/bundles/{id}")).iter().any(|name| name.starts_with("exec-")));
 
         let error = bed.fails(1, &["rm", "lively"]);
         assert!(error.contains("is running") && error.contains("plywood stop"), "{error}");

@@ -40,7 +40,7 @@ fn root_wrong_usage_is_exit_code_2() {
             (&["run", "--name", ".bad name", "app"], ".bad name"),
             (&["import", "--platform", "a/b/c/d", "nosuch.tar"], "a/b/c/d"),
             (&["run", "--id-range-length", "0", "app"], "0"),
-            (&["exec", "--user", "root", "x", "true"], "--user root"),
+            (&["run", "--user", "a:b:c", "app"], "--user: user `a:b:c`"),
         ];
         for (args, expected) in cases {
             let done = bed.plywood(args);

@@ -42,6 +42,10 @@ pub struct ExecRequest {
     pub cwd: Option<String>,
     /// Numeric user and group id inside the container.
     pub user: Option<(u32, u32)>,
+    /// Supplementary groups of that user; crun has no way to set them.
+    pub groups: Vec<u32>,
+    /// File for the runtime's own messages, JSON lines: what tells its failure from an exit code of the process.
+    pub log: Option<PathBuf>,
 }
 
 /// What a runtime says about a container.
@@ -93,6 +97,9 @@ impl Runtime {
     /// code is the process's.
     pub fn exec_command(&self, id: &str, request: &ExecRequest) -> Command {
         let mut command = self.command();
+        if let Some(log) = &request.log {
+            command.arg("--log").arg(log).args(["--log-format", "json"]);
+        }
         command.arg("exec");
         for variable in &request.env {
             command.arg("--env").arg(variable);
@@ -102,6 +109,9 @@ impl Runtime {
         }
         if let Some((uid, gid)) = request.user {
             command.arg("--user").arg(format!("{uid}:{gid}"));
+        }
+        for group in request.groups.iter().filter(|_| self.family == Family::Runc) {
+            command.arg("--additional-gids").arg(group.to_string());
         }
         command.arg(id).args(&request.argv);
         command

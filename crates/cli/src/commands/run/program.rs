@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use plywood_engine::bundle;
-use plywood_engine::users::{self, CommandError, ContainerUser, Lookup, MAX_TABLE_BYTES};
+use plywood_engine::users::{self, CommandError, ContainerUser, Lookup};
 use plywood_image::ImageConfig;
 use plywood_store::{Image, MergedError, MergedTree, Store};
 use rustix::fs::FileType;
 
 use super::settings::Settings;
+use crate::commands::account;
 use crate::remedy::Advised;
 
 /// What will run.
@@ -37,13 +38,7 @@ impl Program {
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
         let merged = store.merged(&image.layer_ids())?;
-        let table = |path: &str| match merged.read_file(path, MAX_TABLE_BYTES as u64) {
-            Ok(bytes) => Ok(bytes.unwrap_or_default()),
-            Err(MergedError::NotAFile(_)) => Ok(Vec::new()),
-            Err(error) => Err(error),
-        };
-        let wanted = bundle::user_wanted(&config, &settings.overrides);
-        let user = users::resolve(wanted, &table("/etc/passwd")?, &table("/etc/group")?)?;
+        let user = account::resolve(&merged, bundle::user_wanted(&config, &settings.overrides))?;
         let argv = bundle::command(&config, &settings.overrides)?;
         let environment = bundle::environment(&config, &settings.overrides, &user)?;
         let workdir = bundle::working_directory(&config, &settings.overrides)?;

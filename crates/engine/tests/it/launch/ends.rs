@@ -148,7 +148,13 @@ fn root_another_process_joins_a_running_container() {
     assert_eq!(host.runtime.state(&id).unwrap().status, Status::Running);
     let exec = |script: &str, user| {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let request = ExecRequest { argv, env: vec!["X=y".to_owned()], cwd: Some("/tmp".to_owned()), user };
+        let request = ExecRequest {
+            argv,
+            env: vec!["X=y".to_owned()],
+            cwd: Some("/tmp".to_owned()),
+            user,
+            ..ExecRequest::default()
+        };
         host.runtime.exec_command(&id, &request).output().unwrap()
     };
     let output = exec("cat /proc/self/uid_map; echo $X; pwd; hostname; id -u; exit 5", Some((12, 34)));
