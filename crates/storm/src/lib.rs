@@ -19,6 +19,7 @@
 
 pub mod arm;
 pub mod record;
+pub mod stats;
 
 pub use arm::{Arm, LauncherKind};
 pub use record::Line;
