@@ -74,6 +74,9 @@ pub struct Arm {
     pub concurrency: usize,
     /// Most of them in the part that takes global locks at a time; none: as many as start.
     pub admission: Option<usize>,
+    /// Whether those that are admitted keep to the CPUs of one last-level cache.
+    #[serde(default)]
+    pub one_cache: bool,
 }
 
 impl fmt::Display for Arm {
@@ -97,6 +100,9 @@ impl fmt::Display for Arm {
         if let Some(admission) = self.admission {
             write!(f, ", {admission} admitted")?;
         }
+        if self.one_cache {
+            write!(f, " on one cache")?;
+        }
         Ok(())
     }
 }
@@ -117,6 +123,7 @@ mod tests {
             containers: 100,
             concurrency: 100,
             admission: None,
+            one_cache: false,
         };
         assert_eq!(arm.to_string(), "assembly per-layer over layers x 2, 50 layers, 100 at once");
         arm = Arm {
@@ -130,6 +137,8 @@ mod tests {
             ..arm
         };
         assert_eq!(arm.to_string(), "containerd overlayfs, 1 layer, 100 at once, 4 admitted");
+        arm.one_cache = true;
+        assert_eq!(arm.to_string(), "containerd overlayfs, 1 layer, 100 at once, 4 admitted on one cache");
     }
 
     #[test]
