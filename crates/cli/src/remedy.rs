@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use plywood_kernel::{Kind, SyscallError};
 use plywood_store::error::DbError;
-use plywood_store::{FetchError, FlatError};
+use plywood_store::{FetchError, FlatError, StateError};
 use rustix::io::Errno;
 use serde_json::json;
 
@@ -134,18 +134,32 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
         if cause.is::<Usage>() {
             return Some(SEE_HELP.to_owned());
         }
-        if let Some(call) = cause.downcast_ref::<SyscallError>() {
-            return of_call(call).map(str::to_owned);
-        }
-        if let Some(db) = cause.downcast_ref::<DbError>() {
-            return of_state(db.kind()).map(str::to_owned);
-        }
-        // One kind of error may wrap another: whichever knows more.
-        if let Some(remedy) = cause.downcast_ref().and_then(of_io) {
+        // Not the end if it knows nothing: one error may wrap another.
+        if let Some(remedy) = of_refusal(cause) {
             return Some(remedy.to_owned());
         }
     }
     None
+}
+
+/// The kernel, or the database, said no.
+fn of_refusal(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(call) = cause.downcast_ref() {
+        return of_call(call);
+    }
+    // It speaks for what it wraps, which the chain then does not show.
+    match cause.downcast_ref() {
+        Some(StateError::Syscall(call)) => return of_call(call),
+        Some(StateError::Db(error)) => return of_db(error.kind()),
+        _ => {}
+    }
+    if let Some(error) = cause.downcast_ref::<DbError>() {
+        return of_db(error.kind());
+    }
+    if let Some(errno) = cause.downcast_ref::<Errno>() {
+        return of_limit(errno.raw_os_error());
+    }
+    cause.downcast_ref().and_then(of_io)
 }
 
 fn of_call(call: &SyscallError) -> Option<&'static str> {
@@ -161,7 +175,7 @@ fn of_limit(errno: i32) -> Option<&'static str> {
     }
 }
 
-fn of_state(kind: plywood_store::Kind) -> Option<&'static str> {
+fn of_db(kind: plywood_store::Kind) -> Option<&'static str> {
     match kind {
         plywood_store::Kind::Exhausted => Some(fetch::FREE_SPACE),
         plywood_store::Kind::Denied => Some(

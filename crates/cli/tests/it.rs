@@ -4,6 +4,8 @@
 //! before and has after: mounts, control groups, processes, whatever lies in the state root ([`bed`]).
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like the tests themselves")]
 
+#[path = "it/bad_images.rs"]
+mod bad_images;
 #[path = "it/bad_input.rs"]
 mod bad_input;
 #[path = "it/bed.rs"]
@@ -24,6 +26,8 @@ mod layout;
 mod limits;
 #[path = "it/mechanisms.rs"]
 mod mechanisms;
+#[path = "it/odd_roots.rs"]
+mod odd_roots;
 #[path = "it/open_files.rs"]
 mod open_files;
 #[path = "it/pull.rs"]

@@ -1,121 +1,21 @@
-//! Images and machines that cannot work: exit code 1, a message that names the thing and the remedy, nothing left.
+//! Launches and machines that cannot work: exit code 1, a message that names the thing and the remedy, nothing left.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use plywood_image::Digest;
-use plywood_image::testing::TarBuilder;
 use serde_json::{Value, json};
 
-use super::bed::{Bed, in_bed, start};
-use super::layout::{Layout, TestImage, text};
+use super::bed::{in_bed, start};
+use super::layout::{TestImage, text};
 
 /// Each of `parts` is in `message`.
 #[track_caller]
-fn says(message: &str, parts: &[&str]) {
+pub(crate) fn says(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
-}
-
-/// No trace of an import that failed.
-#[track_caller]
-fn nothing_imported(bed: &Bed) {
-    assert_eq!(bed.json(&["images"]), json!({ "images": [] }));
-    for place in ["layers", "flat"] {
-        assert_eq!(bed.listed(place), Vec::<String>::new(), "{place}");
-    }
-    bed.expect_empty();
-}
-
-#[test]
-fn root_images_that_cannot_be_imported() {
-    in_bed(|bed| {
-        let many = TestImage::of_layers(501).write(&bed.path("many"), "many");
-        says(&bed.fails(1, &["import", text(many.path())]), &["501 layers", "500", "squash"]);
-
-        let mut foreign = TestImage::new();
-        foreign.architecture = if foreign.architecture == "s390x" { "amd64" } else { "s390x" }.to_owned();
-        let foreign = foreign.write(&bed.path("foreign"), "foreign");
-        says(&bed.fails(1, &["import", text(foreign.path())]), &["s390x", "--platform linux/s390x"]);
-
-        let damage = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
-            let layout = TestImage::new().write(&bed.path(name), name);
-            let blob = layout.blob_path(&layout.layers[2]);
-            fs::write(&blob, change(fs::read(&blob).unwrap())).unwrap();
-            (bed.fails(1, &["import", text(layout.path())]), layout.layers[2].hex())
-        };
-        let (error, digest) = damage("flipped", &|mut bytes| {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            bytes
-        });
-        says(&error, &["layer 3", &digest]);
-        let (error, digest) = damage("short", &|bytes| bytes[..bytes.len() / 2].to_vec());
-        says(&error, &[&digest]);
-
-        let image = TestImage::new();
-        let mut diff_ids: Vec<Digest> = image.layers.iter().map(|tar| Digest::sha256(tar)).collect();
-        diff_ids[3] = Digest::sha256(b"something else");
-        let layout = Layout::new(&bed.path("diff-id")).image_with(&image, "diff-id", &diff_ids);
-        says(&bed.fails(1, &["import", text(layout.path())]), &["layer 4", "diff ID", &diff_ids[3].hex()]);
-
-        let hostile = [
-            ("escape", TarBuilder::new().file("../../../../tmp/plywood-escaped", "x"), ".."),
-            ("device", TarBuilder::new().char_device("srv/whiteout", 0, 0), "srv/whiteout"),
-            ("link", TarBuilder::new().hard_link("srv/link", "srv/nosuch"), "srv/nosuch"),
-            (
-                "through",
-                TarBuilder::new().symlink("srv/out", "/").file("srv/out/etc/plywood-escaped", "x"),
-                "srv/out",
-            ),
-        ];
-        for (name, tar, named) in hostile {
-            let layout = TestImage::new().layer(tar).write(&bed.path(name), name);
-            let error = bed.fails(1, &["import", text(layout.path())]);
-            says(&error, &["layer 6", named]);
-        }
-        for escaped in ["/tmp/plywood-escaped", "/etc/plywood-escaped"] {
-            assert!(!fs::exists(escaped).unwrap(), "{escaped}");
-        }
-
-        says(&bed.fails(1, &["import", "/nonexistent/image.tar"]), &["/nonexistent/image.tar"]);
-        fs::write(bed.path("text.tar"), "no tar at all").unwrap();
-        says(&bed.fails(1, &["import", text(&bed.path("text.tar"))]), &["text.tar"]);
-        fs::create_dir(bed.path("empty")).unwrap();
-        says(&bed.fails(1, &["import", text(&bed.path("empty"))]), &["empty", "index.json"]);
-        nothing_imported(bed);
-    });
-}
-
-/// A truncated gzip whose blob digest is right: only decompressing finds it.
-#[test]
-fn root_a_truncated_gzip_is_found_while_unpacking() {
-    in_bed(|bed| {
-        let layout = TestImage::new().write(&bed.path("layout"), "app");
-        let old = layout.layers[2];
-        let mut bytes = fs::read(layout.blob_path(&old)).unwrap();
-        bytes.truncate(bytes.len() - 9);
-        let new = Digest::sha256(&bytes);
-        fs::write(layout.blob_path(&new), &bytes).unwrap();
-        // The manifest names the short blob, the index the new manifest.
-        let mut index: Value =
-            serde_json::from_slice(&fs::read(layout.path().join("index.json")).unwrap()).unwrap();
-        let of: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
-        let mut manifest: Value = serde_json::from_slice(&fs::read(layout.blob_path(&of)).unwrap()).unwrap();
-        manifest["layers"][2]["digest"] = json!(new);
-        manifest["layers"][2]["size"] = json!(bytes.len());
-        let manifest = manifest.to_string();
-        let digest = Digest::sha256(manifest.as_bytes());
-        fs::write(layout.blob_path(&digest), &manifest).unwrap();
-        index["manifests"][0]["digest"] = json!(digest);
-        index["manifests"][0]["size"] = json!(manifest.len());
-        fs::write(layout.path().join("index.json"), index.to_string()).unwrap();
-        says(&bed.fails(1, &["import", text(layout.path())]), &["layer 3", &new.hex()]);
-        nothing_imported(bed);
-    });
 }
 
 #[test]

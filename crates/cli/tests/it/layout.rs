@@ -127,16 +127,20 @@ impl Layout {
     }
 
     /// Adds an image whose config claims these diff IDs.
-    pub(crate) fn image_with(mut self, image: &TestImage, name: &str, diff_ids: &[Digest]) -> Layout {
-        let layers: Vec<Value> = image
-            .layers
-            .iter()
-            .map(|tar| {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(tar).unwrap();
-                self.blob(LAYER, &encoder.finish().unwrap())
-            })
-            .collect();
+    pub(crate) fn image_with(self, image: &TestImage, name: &str, diff_ids: &[Digest]) -> Layout {
+        self.image_of(image, name, diff_ids, |_, tar| gzip(tar))
+    }
+
+    /// Adds an image whose config claims these diff IDs and whose blobs are what `pack` makes of the layers.
+    pub(crate) fn image_of(
+        mut self,
+        image: &TestImage,
+        name: &str,
+        diff_ids: &[Digest],
+        pack: impl Fn(usize, &[u8]) -> Vec<u8>,
+    ) -> Layout {
+        let layers: Vec<Value> =
+            image.layers.iter().enumerate().map(|(n, tar)| self.blob(LAYER, &pack(n, tar))).collect();
         self.layers = layers.iter().map(|layer| layer["digest"].as_str().unwrap().parse().unwrap()).collect();
         let config = json!({
             "architecture": image.architecture, "os": "linux", "config": image.process,
@@ -164,6 +168,13 @@ impl Layout {
         tool("tar", "tar", &["-C", text(&self.dir), "-cf", text(&tar), "."]);
         tar
     }
+}
+
+/// A layer as builders compress it.
+pub(crate) fn gzip(tar: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(tar).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A path of ours as text.
