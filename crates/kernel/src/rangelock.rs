@@ -167,7 +167,7 @@ mod tests {
             .spawn()
             .unwrap();
         drop(child_holder);
-        assert_eq!(one.held_by_others(0..9).unwrap(), [0..5]);
+        assert_eq!(one.held_by_others(0..9).unwrap(), std::slice::from_ref(&(0..5)));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(one.held_by_others(0..9).unwrap(), []);
