@@ -13,11 +13,13 @@
 #![allow(unsafe_code, reason = "the one crate that wraps system calls; all others forbid it")]
 
 pub mod affinity;
+pub mod cputime;
 pub mod error;
 pub mod fscontext;
 pub mod idmap;
 pub mod mount;
 pub mod mountns;
+pub mod perf;
 pub mod probe;
 pub mod process;
 pub mod rangelock;

@@ -23,10 +23,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::error::{self, Result, SyscallError};
+use crate::sys;
 
 mod minimal;
 mod select;
@@ -56,6 +58,19 @@ impl MountNs {
         unshare_working_directory()?;
         rustix::thread::move_into_link_name_space(self.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(|errno| SyscallError::new(format!("setns({}, CLONE_NEWNS)", error::fd(self)), errno))
+    }
+
+    /// How many mounts are in it, without reading its table: a few microseconds and no lock, however many they are.
+    /// None on kernels that do not tell (before 6.12).
+    pub fn size(&self) -> Result<Option<usize>> {
+        match sys::mount_namespace_size(self.as_fd()) {
+            Ok(mounts) => Ok(Some(mounts as usize)),
+            // EINVAL: an ioctl of a namespace descriptor, but not this one.
+            Err(Errno::NOTTY | Errno::INVAL) => Ok(None),
+            Err(errno) => {
+                Err(SyscallError::new(format!("ioctl({}, NS_MNT_GET_INFO)", error::fd(self)), errno))
+            }
+        }
     }
 
     /// A new namespace with only the mounts needed to reach the `keep` paths: for each path the mount that

@@ -37,12 +37,12 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+pub(crate) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result < 0 { Err(last_errno()) } else { Ok(result) }
 }
 
 /// Takes a descriptor a system call has just returned.
-fn own(result: libc::c_long) -> Result<OwnedFd, Errno> {
+pub(crate) fn own(result: libc::c_long) -> Result<OwnedFd, Errno> {
     let raw = RawFd::try_from(check(result)?).map_err(|_| Errno::BADF)?;
     // SAFETY: from_raw_fd wants an open descriptor nobody else owns. The kernel returned `raw` from a call
     // that creates a descriptor, and it has been stored nowhere else.
@@ -130,6 +130,29 @@ pub(crate) fn pidfd_user_namespace(pidfd: BorrowedFd<'_>) -> Result<OwnedFd, Err
     // register), so the kernel touches no memory of ours; the descriptor is borrowed and so open meanwhile.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_USER_NAMESPACE, none) };
     own(libc::c_long::from(result))
+}
+
+/// `ioctl(ns, NS_MNT_GET_INFO)`: how many mounts the namespace holds.
+pub(crate) fn mount_namespace_size(ns: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut info =
+        libc::mnt_ns_info { size: size_of::<libc::mnt_ns_info>() as u32, nr_mounts: 0, mnt_ns_id: 0 };
+    // SAFETY: the request's number holds the size of the struct, and the kernel writes no more than that through the
+    // pointer, a live exclusive local; the descriptor is borrowed and so open meanwhile.
+    let result = unsafe { libc::ioctl(ns.as_raw_fd(), libc::NS_MNT_GET_INFO, &raw mut info) };
+    check(result.into())?;
+    Ok(info.nr_mounts)
+}
+
+/// `getrusage(who)`: user and system time in microseconds.
+pub(crate) fn cpu_time_us(who: c_int) -> Result<u64, Errno> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is valid for writes of one struct rusage.
+    let result = unsafe { libc::getrusage(who, usage.as_mut_ptr()) };
+    check(result.into())?;
+    // SAFETY: all zeroes is a valid rusage, and the kernel has filled it.
+    let usage = unsafe { usage.assume_init() };
+    let us = |time: libc::timeval| time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs();
+    Ok(us(usage.ru_utime) + us(usage.ru_stime))
 }
 
 /// `waitid(P_PIDFD, pidfd, NULL, WEXITED|__WALL)`, which also reaps children without an exit signal.

@@ -5,6 +5,7 @@ mod it {
     mod fscontext;
     mod mount;
     mod mountns;
+    mod perf;
     mod probe;
     mod remove;
     mod table;

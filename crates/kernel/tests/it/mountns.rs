@@ -178,3 +178,24 @@ fn root_current_is_the_threads_own() {
     });
     assert_eq!(inode(&MountNs::current().unwrap()), inode(&host));
 }
+
+#[test]
+fn root_the_size_of_a_namespace_is_that_of_its_table() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    in_private_mount_ns(|| {
+        let ns = MountNs::current().unwrap();
+        let before = table::count().unwrap();
+        assert_eq!(ns.size().unwrap(), Some(before));
+        MountFd::clone_tree(CWD, dir.path(), false).unwrap().attach(CWD, dir.path()).unwrap();
+        // Told of any namespace, to whoever holds its descriptor.
+        on_own_thread(|| {
+            MountNs::minimal(&[]).unwrap().enter().unwrap();
+            assert_eq!(ns.size().unwrap(), Some(before + 1));
+        });
+    });
+    on_own_thread(|| {
+        deny(&[Denied { call: libc::SYS_ioctl, argument: None, errno: libc::ENOTTY }]);
+        assert_eq!(MountNs::current().unwrap().size().unwrap(), None);
+    });
+}
