@@ -37,11 +37,22 @@ impl Context {
     /// From the options every command takes.
     ///
     /// # Errors
-    /// If the current directory is gone or signal handlers cannot be installed.
+    /// If the current directory is gone, the root's path is no text, or signal handlers cannot be installed.
     pub fn new(global: &Global) -> anyhow::Result<Self> {
+        let root = std::path::absolute(&global.root)
+            .with_context(|| format!("resolving the state root {}", global.root.display()))?;
+        // The runtime's configuration is JSON, and names bundles and files below the root.
+        if root.to_str().is_none() {
+            return Err(Advised::new(
+                format!(
+                    "the state root {root:?} is not UTF-8, and OCI runtimes are told of files in nothing else"
+                ),
+                "choose another directory by --root or PLYWOOD_ROOT",
+            )
+            .into());
+        }
         Ok(Self {
-            root: std::path::absolute(&global.root)
-                .with_context(|| format!("resolving the state root {}", global.root.display()))?,
+            root,
             json: global.json,
             progress: Progress::new(!global.quiet && !global.json),
             cancel: Cancel::on_signals().context("installing signal handlers")?,

@@ -28,6 +28,8 @@ mod limits;
 mod mechanisms;
 #[path = "it/odd_roots.rs"]
 mod odd_roots;
+#[path = "it/odd_roots.rs"]
+mod odd_roots;
 #[path = "it/open_files.rs"]
 mod open_files;
 #[path = "it/pull.rs"]

@@ -7,6 +7,7 @@ use plywood_engine::capabilities::{Answer, Capabilities};
 use plywood_engine::cgroup::Cgroups;
 use plywood_engine::idrange::{self, EtcFiles, IdLease, IdPool, IdsInUse, MachineIds};
 use plywood_engine::launch::RunDirectories;
+use plywood_engine::mechanism::Mechanism;
 use plywood_engine::runtime;
 use plywood_kernel::table;
 use serde::Serialize;
@@ -123,6 +124,10 @@ fn kernel(capabilities: &Capabilities, findings: &mut Vec<Finding>) -> &'static 
             Severity::Note,
             format!("{mechanism} would be better, but {reason}"),
         ));
+    }
+    if let (Mechanism::Copy, Answer::Error { message }) = (chosen.mechanism, &capabilities.private) {
+        let message = format!("mechanisms that need not copy every file could not be tried: {message}");
+        findings.push(Finding::new("idmapped-layers", Severity::Error, message));
     }
     if let Answer::No { reason } = &capabilities.private {
         findings.push(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use plywood_engine::apply::{self, PrivateWorker, Rootfs};
-use plywood_engine::capabilities::Capabilities;
+use plywood_engine::capabilities::{Answer, Capabilities};
 use plywood_engine::idrange::{EtcFiles, IdPool, UserNsPool};
 use plywood_engine::lower::{LowerRef, LowerSource, Lowers};
 use plywood_engine::mechanism::{Choice, Mechanism};
@@ -45,7 +45,7 @@ impl Assembly {
         ids_suffice(image, settings.id_range_length)?;
         let mechanism = match settings.mechanism {
             Some(mechanism) => mechanism,
-            None => capabilities.choose().mechanism,
+            None => automatic(&capabilities)?,
         };
         let source = pick_lower(context, store, pins, image, settings.lower)?;
         let lowers = lower_names(store, image, source)?;
@@ -110,6 +110,17 @@ impl Assembly {
     }
 }
 
+/// The best mechanism that works. That others could not even be tried is no reason to copy every file in silence.
+fn automatic(capabilities: &Capabilities) -> Result<Mechanism, Advised> {
+    match (capabilities.choose().mechanism, &capabilities.private) {
+        (Mechanism::Copy, Answer::Error { message }) => Err(Advised::new(
+            format!("mechanisms that need not copy every file could not be tried: {message}"),
+            "mend that, or accept the copies: --mechanism copy",
+        )),
+        (mechanism, _) => Ok(mechanism),
+    }
+}
+
 /// The lower source to use: the flat tree where there is one, otherwise the layers. Only a forced `flat` waits for
 /// the tree to be built.
 pub fn pick_lower(
@@ -170,4 +181,21 @@ fn ids_suffice(image: &Image, length: u32) -> Result<(), Advised> {
         format!("the image has files of user or group {highest}, but each container gets {length} ids"),
         format!("give it more: --id-range-length {}", (u64::from(highest) + 1).next_multiple_of(65_536)),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_could_not_be_asked_is_no_machine_that_must_copy() {
+        let no = Answer::No { reason: "old".to_owned() };
+        let mut able =
+            Capabilities { detached: no.clone(), idmapped_overlay: no.clone(), ..Capabilities::assumed() };
+        assert_eq!(automatic(&able).unwrap(), Mechanism::Private);
+        able.private = no;
+        assert_eq!(automatic(&able).unwrap(), Mechanism::Copy);
+        able.private = Answer::Error { message: "a comma".to_owned() };
+        assert!(automatic(&able).unwrap_err().to_string().contains("a comma"));
+    }
 }
