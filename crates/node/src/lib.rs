@@ -1,6 +1,7 @@
 //! What a machine's processors are, where threads are put on them, and what a contended lock costs there.
 //!
 //! - [`topology`]: sockets, NUMA nodes, caches, cores and limits, from what the kernel exports; parsing is pure.
+//! - [`placement`]: named sets of CPUs and the order in which threads are put on them; pure.
 //!
 //! It measures and describes; it changes no setting of the machine, keeps no state and prints nothing.
 //!
@@ -9,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuset;
+pub mod placement;
 pub mod topology;
 
 pub use cpuset::CpuSet;
+pub use placement::Placement;
 pub use topology::Topology;

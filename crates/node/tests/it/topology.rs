@@ -30,6 +30,7 @@ fn shapes_of_real_machines() {
     assert_eq!(shape("graviton3"), ([1, 1, 1, 64, 64], Some(1)));
     assert_eq!(shape("hybrid-laptop"), ([1, 1, 1, 12, 16], Some(2)));
     assert_eq!(shape("vm-a-socket-a-cpu"), ([4, 1, 4, 4, 4], Some(1)));
+    assert_eq!(shape("emulated-2-sockets"), ([2, 2, 2, 8, 16], Some(2)));
     assert_eq!(shape("vm-hides-all"), ([0, 0, 0, 0, 8], None));
 }
 
