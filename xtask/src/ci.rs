@@ -43,6 +43,9 @@ pub(crate) fn run() -> Result<()> {
     step("Tests on other kernels: cargo xtask vm", || {
         show(cargo().args(["xtask", "vm", "--kernel", VM_KERNELS]))
     })?;
+    step("Emulated machines of several sockets, dies and nodes: cargo xtask vm --topology", || {
+        show(cargo().args(["xtask", "vm", "--topology"]))
+    })?;
     step("Documentation builds without a warning", || {
         let mut command = cargo();
         command.env("RUSTDOCFLAGS", "-D warnings");

@@ -24,6 +24,7 @@ mod guest;
 mod kernel;
 mod release;
 mod report;
+mod topology;
 
 use report::Report;
 
@@ -61,11 +62,21 @@ pub(crate) struct Options {
     /// The Debian mirror to download from [default: the one this machine's apt uses]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
+    /// Instead, boot emulated machines of several sockets, dies and nodes and check what is read of them [default
+    /// kernel: 6.1]
+    #[arg(long)]
+    topology: bool,
 }
+
+/// One processor and no more memory than it needs.
+const HARDWARE: [&str; 6] = ["-cpu", boot::CPU, "-smp", "1", "-m", "1024"];
 
 /// `cargo xtask vm`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let wanted = wanted(&options.kernel)?;
+    let mut wanted = wanted(&options.kernel)?;
+    if options.topology && options.kernel.is_empty() {
+        wanted.truncate(1);
+    }
     if !cfg!(target_arch = "x86_64") {
         bail!("the guests are x86-64; so must be the machine that builds them");
     }
@@ -79,6 +90,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .map(|wanted| kernel::get(&dir, wanted.version, &mut apt, options.update))
             .collect::<Result<Vec<_>>>()
     })?;
+    if options.topology {
+        return topology::run(&dir, &kernels);
+    }
     let program = step("Build the guest program, statically linked", || guest::build(&dir))?;
     let disk = step("Make the guest's disk", || guest::disk(&dir, &program))?;
 
@@ -86,9 +100,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (wanted, kernel) in wanted.iter().zip(&kernels) {
         let report = step(&format!("Boot {} and run every mechanism", kernel.release), || {
             let initramfs = guest::initramfs(&dir, kernel)?;
-            let machine =
-                boot::Machine { kernel, initramfs: &initramfs, disk: &disk, logs: &dir.join("logs") };
-            let report = machine.run()?;
+            let machine = boot::Machine {
+                name: &kernel.version,
+                kernel,
+                hardware: &HARDWARE,
+                initramfs: &initramfs,
+                disk: Some(&disk),
+                logs: &dir.join("logs"),
+            };
+            let report = machine.run(|said| {
+                let mut report = Report::parse(&said.lines)?;
+                report.seconds = said.seconds;
+                report.add_console(&said.console);
+                Ok(report.is_complete().then_some(report))
+            })?;
             say(report.line());
             Ok(report)
         })?;

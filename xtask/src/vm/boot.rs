@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
-use super::report::Report;
 use crate::proc::{say, shown, tail};
 
 /// A guest takes seconds on a quiet machine. One that hangs must not take the day.
@@ -19,40 +18,51 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Everything the emulator can, but `cmpxchg16b`: interrupted inside it, QEMU 7.2 leaves the compared value in the
 /// flags register, and the guest dies of a double fault in its slab allocator. On a machine with other work to do that
 /// was every second boot of 6.12, and none of twelve without the instruction, which kernels know to replace.
-const CPU: &str = "max,-cx16";
+pub(super) const CPU: &str = "max,-cx16";
 
 /// The emulator crashes a guest now and then.
 const ATTEMPTS: u32 = 3;
 
 /// What a guest is made of.
 pub(super) struct Machine<'a> {
+    /// What its logs are called.
+    pub(super) name: &'a str,
     pub(super) kernel: &'a Kernel,
+    /// The emulator's arguments for processors and memory.
+    pub(super) hardware: &'a [&'a str],
     pub(super) initramfs: &'a Path,
-    pub(super) disk: &'a Path,
+    pub(super) disk: Option<&'a Path>,
     pub(super) logs: &'a Path,
 }
 
+/// Everything the guest program printed, what the kernel printed, and the seconds from power on to power off.
+pub(super) struct Said {
+    pub(super) lines: Vec<String>,
+    pub(super) console: String,
+    pub(super) seconds: f64,
+}
+
 impl Machine<'_> {
-    /// Boots it, again if it breaks before the guest program is done. What that found is never tried again.
-    pub(super) fn run(&self) -> Result<Report> {
+    /// Boots it, again if it breaks before the guest program is done: as long as `read` makes nothing of what it said.
+    /// What it made of it is never tried again.
+    pub(super) fn run<T>(&self, read: impl Fn(&Said) -> Result<Option<T>>) -> Result<T> {
         for attempt in 1..=ATTEMPTS {
             let start = Instant::now();
             let (lines, ended) = self.boot()?;
-            let mut report = Report::parse(&lines)?;
-            if report.is_complete() {
-                report.seconds = start.elapsed().as_secs_f64();
-                report.add_console(&String::from_utf8_lossy(&fs::read(self.log("console"))?));
-                return Ok(report);
-            }
             let console = fs::read(self.log("console")).unwrap_or_default();
+            let console = String::from_utf8_lossy(&console).into_owned();
+            let said = Said { lines, console, seconds: start.elapsed().as_secs_f64() };
+            if let Some(made) = read(&said)? {
+                return Ok(made);
+            }
             say(format!("attempt {attempt} of {ATTEMPTS} broke off ({ended}); the end of its console:"));
-            println!("{}", tail(&String::from_utf8_lossy(&console), 15));
+            println!("{}", tail(&said.console, 15));
         }
-        bail!("{} did not get through, {ATTEMPTS} times", self.kernel.release);
+        bail!("{} on {} did not get through, {ATTEMPTS} times", self.name, self.kernel.release);
     }
 
     fn log(&self, kind: &str) -> PathBuf {
-        self.logs.join(format!("{}.{kind}", self.kernel.version))
+        self.logs.join(format!("{}.{kind}", self.name))
     }
 
     /// Everything the guest program printed, and how the machine ended.
@@ -87,14 +97,16 @@ impl Machine<'_> {
         // A machine nobody waits for any more ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args(["-accel", "tcg", "-cpu", CPU, "-smp", "1", "-m", "1024"]);
+        command.args(["-accel", "tcg"]).args(self.hardware);
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         command.args(["-append", "console=ttyS0 panic=-1"]);
         let file = |path: &Path| path.display().to_string().replace(',', ",,");
         command.args(["-serial", &format!("file:{}", self.log("console").display()), "-serial", "stdio"]);
-        let drive = format!("file={},if=virtio,format=raw,snapshot=on", file(self.disk));
-        command.args(["-drive", &drive]).env("TMPDIR", self.logs);
+        if let Some(disk) = self.disk {
+            command.args(["-drive", &format!("file={},if=virtio,format=raw,snapshot=on", file(disk))]);
+        }
+        command.env("TMPDIR", self.logs);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }

@@ -16,6 +16,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 const PROGRAM: &str = "vm_probe";
 
+const TOPOLOGY_PROGRAM: &str = "topology_probe";
+
 /// Much more than the images need, and sparse.
 const DISK_SIZE: &str = "512M";
 
@@ -49,15 +51,49 @@ $b echo \"{\\\"check\\\":\\\"exit\\\",\\\"status\\\":$?}\" >/dev/ttyS1
 $b poweroff -f
 ";
 
+/// Needs no disk and no module: all it does is read. The control groups are mounted as systemd does.
+const RUN_TOPOLOGY: &str = "\
+#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+$b mount -t cgroup2 cgroup2 /sys/fs/cgroup
+/topology_probe >/dev/ttyS1
+$b echo \"{\\\"check\\\":\\\"exit\\\",\\\"status\\\":$?}\" >/dev/ttyS1
+$b poweroff -f
+";
+
 /// Builds the guest program.
 pub(super) fn build(dir: &Path) -> Result<PathBuf> {
+    build_example(dir, "plywood-engine", PROGRAM)
+}
+
+/// The initramfs of a guest that describes itself.
+pub(super) fn topology(dir: &Path) -> Result<PathBuf> {
+    let program = build_example(dir, "plywood-node", TOPOLOGY_PROGRAM)?;
+    let root = dir.join("run/topology");
+    remove_dir(&root)?;
+    for name in ["bin", "dev", "proc", "sys"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    busybox(&root)?;
+    script(&root, RUN_TOPOLOGY)?;
+    output(
+        Command::new("strip").arg("--strip-debug").arg("-o").arg(root.join(TOPOLOGY_PROGRAM)).arg(program),
+    )?;
+    let names = ["bin", "bin/busybox", "dev", "init", "proc", "sys", TOPOLOGY_PROGRAM].map(str::to_owned);
+    pack(&root, &names, &dir.join("run/topology.cpio"))
+}
+
+fn build_example(dir: &Path, package: &str, example: &str) -> Result<PathBuf> {
     let target_dir = dir.join("build");
     run(cargo()
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
-        .args(["build", "--quiet", "--locked", "--package", "plywood-engine", "--example", PROGRAM])
+        .args(["build", "--quiet", "--locked", "--package", package, "--example", example])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target_dir))?;
-    Ok(target_dir.join(TARGET).join("debug/examples").join(PROGRAM))
+    Ok(target_dir.join(TARGET).join("debug/examples").join(example))
 }
 
 /// The disk, with the program on it. It is never written to: every boot gets a fresh one.
@@ -98,12 +134,16 @@ pub(super) fn initramfs(dir: &Path, kernel: &Kernel) -> Result<PathBuf> {
         fs::copy(module, root.join(&name))?;
         names.push(name.display().to_string());
     }
+    pack(&root, &names, &image)
+}
+
+fn pack(root: &Path, names: &[String], image: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cpio");
-    command.args(["--create", "--quiet", "--format=newc", "--owner=0:0"]).current_dir(&root);
-    let mut child = command.stdin(Stdio::piped()).stdout(fs::File::create(&image)?).spawn()?;
+    command.args(["--create", "--quiet", "--format=newc", "--owner=0:0"]).current_dir(root);
+    let mut child = command.stdin(Stdio::piped()).stdout(fs::File::create(image)?).spawn()?;
     child.stdin.take().context("no pipe to cpio")?.write_all(names.join("\n").as_bytes())?;
     let status = child.wait()?;
-    if status.success() { Ok(image) } else { bail!("{status} from: {}", shown(&command)) }
+    if status.success() { Ok(image.to_owned()) } else { bail!("{status} from: {}", shown(&command)) }
 }
 
 fn busybox(root: &Path) -> Result<()> {
