@@ -10,7 +10,7 @@ use plywood_engine::plan::{self, Request};
 use plywood_engine::predict::Comparison;
 use serde_json::json;
 
-use super::run::{lower_names, pick_lower, scratch};
+use super::run::{lower_names, pick_lower, require_layers, scratch};
 use crate::args::Explain;
 use crate::context::Context;
 use crate::output;
@@ -22,6 +22,7 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let pins = store.pins()?;
     let image = store.use_image(&pins, &args.image)?;
+    require_layers(&image, &args.image)?;
     let capabilities = Capabilities::probe(&scratch(&store))?;
     let source = pick_lower(context, &store, &pins, &image, args.assembly.lower)?;
     let lowers = lower_names(&store, &image, source)?;

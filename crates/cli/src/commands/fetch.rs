@@ -206,6 +206,7 @@ pub fn record(image: &Image, flat: Option<&Flat>) -> serde_json::Value {
 /// What was brought in, for people.
 pub fn describe(image: &Image, flat: Option<&Flat>) -> String {
     let flat = match flat {
+        None if image.layers.is_empty() => ", nothing to run".to_owned(),
         Some(flat) => format!(", flat tree of {}", output::count(flat.entries, "entry")),
         None => String::new(),
     };

@@ -43,7 +43,7 @@ use launch::{Outcome, Shared};
 use report::{HostMounts, Report};
 use settings::Settings;
 
-pub use assembly::{lower_names, pick_lower, scratch};
+pub use assembly::{lower_names, pick_lower, require_layers, scratch};
 
 /// Launches containers and, unless detached, waits for them.
 pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
@@ -69,6 +69,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     containers::tidy(context, &store)?;
     let pins = store.pins()?;
     let image = obtain(context, &store, &pins, args)?;
+    require_layers(&image, &args.image)?;
     steps.done("image found");
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let directories = context.directories();

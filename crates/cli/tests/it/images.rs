@@ -70,6 +70,29 @@ fn root_layouts_of_several_images_want_a_name() {
     });
 }
 
+/// Nothing but a configuration: it is kept, and whoever would run it is told the same.
+#[test]
+fn root_an_image_without_layers_has_nothing_to_run() {
+    in_bed(|bed| {
+        let mut image = TestImage::new();
+        image.layers.clear();
+        let layout = image.write(&bed.path("bare"), "bare");
+        assert!(bed.ok(&["import", text(layout.path())]).contains("0 layers, 0 B, nothing to run"));
+        for args in [
+            &["run", "bare"][..],
+            &["run", "-d", "bare", "--", "true"],
+            &["run", "--lower", "flat", "bare"],
+            &["explain", "bare"],
+            &["explain", "--lower", "flat", "bare"],
+        ] {
+            let error = bed.fails(1, args);
+            assert!(error.contains("image bare has no layers: there is nothing in it to run"), "{error}");
+        }
+        assert_eq!(bed.json(&["images"])["images"][0]["layers"], 0);
+        bed.ok(&["rmi", "bare"]);
+    });
+}
+
 #[test]
 fn root_rmi_and_prune_take_away_what_nothing_uses() {
     in_bed(|bed| {

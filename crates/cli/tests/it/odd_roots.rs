@@ -44,7 +44,6 @@ fn root_separators_and_blanks_in_a_state_root() {
                 );
             }
             ok(&["rm", "--force", "--all"]);
-            std::fs::remove_dir_all(&root).unwrap();
         }
     });
 }

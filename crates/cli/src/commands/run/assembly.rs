@@ -110,6 +110,15 @@ impl Assembly {
     }
 }
 
+/// An image may be nothing but a configuration: it can be kept, not launched.
+pub fn require_layers(image: &Image, name: &str) -> Result<(), Advised> {
+    if image.layers.is_empty() {
+        let what = format!("image {name} has no layers: there is nothing in it to run");
+        return Err(Advised::new(what, "choose another one: `plywood images` shows the layers of each"));
+    }
+    Ok(())
+}
+
 /// The best mechanism that works. That others could not even be tried is no reason to copy every file in silence.
 fn automatic(capabilities: &Capabilities) -> Result<Mechanism, Advised> {
     match (capabilities.choose().mechanism, &capabilities.private) {
