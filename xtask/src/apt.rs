@@ -59,7 +59,8 @@ impl Root {
     }
 
     /// Downloads packages, of a suite where they are named `package/suite`, into a directory.
-    pub fn download(&self, packages: &[String], into: &Path) -> Result<()> {
+    pub fn download(&mut self, packages: &[String], into: &Path) -> Result<()> {
+        self.refresh()?;
         let mut command = self.command("apt-get");
         run(command.current_dir(into).args(["-q", "download"]).args(packages))
     }

@@ -8,6 +8,7 @@
 //! ```text
 //! target/containerd/trees/sid/      what was unpacked
 //!                        /packages  which packages that was, with their versions; written last
+//!                  definitions/     of containerd's API and of CRI, in the language of protobuf
 //! ```
 
 use anyhow::Result;
@@ -17,10 +18,12 @@ use crate::proc::{say, step};
 
 mod cgroup;
 mod config;
+mod definitions;
 mod image;
 mod server;
 mod tree;
 
+pub use definitions::Definitions;
 pub use image::small as small_image;
 pub use server::{Server, Settings};
 pub use tree::{SUITES, Suite, Tree};
@@ -49,6 +52,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let suites = if options.suite.is_empty() { SUITES.to_vec() } else { options.suite.clone() };
     let trees = fetch(&suites, options.mirror.clone(), options.update)?;
+    Definitions::fetch(&mut apt::Root::new(options.mirror.clone(), false), options.update)?;
     let Some(tree) = trees.into_iter().next_back().filter(|_| options.start) else { return Ok(()) };
     let server = step(&format!("Start containerd {}", tree.version()), || {
         let server = Server::start(tree, &Settings::default())?;

@@ -62,6 +62,8 @@ enum Task {
     },
     /// Get real containerds, an old one and new ones, for tests and benchmarks; installs none
     Containerd(containerd::Options),
+    /// Generate the stubs of containerd's API and of CRI from the definitions in crates/containerd/proto
+    Generate,
     /// Boot other kernels under emulation and run every mechanism in them
     Vm(vm::Options),
     /// Everything a landing is checked for: format, lints, dependencies, tests, docs
@@ -73,6 +75,15 @@ enum Task {
     },
 }
 
+/// The test that compares the stubs with what the definitions generate writes them when it is told to.
+fn generate() -> anyhow::Result<()> {
+    proc::step("Generate the stubs of containerd's API and of CRI", || {
+        let mut command = proc::cargo();
+        command.args(["test", "--package", "plywood-containerd", "--test", "it", "the_stubs_are"]);
+        proc::run(command.env("PLYWOOD_GENERATE", "1"))
+    })
+}
+
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Setup => setup::run(),
@@ -81,6 +92,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test { no_root, filter } => test::run(no_root, filter.as_deref()),
         Task::Containerd(options) => setup::ensure().and_then(|()| containerd::run(&options)),
+        Task::Generate => generate(),
         Task::Vm(options) => vm::run(&options),
         Task::Ci => ci::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),

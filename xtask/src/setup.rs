@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::containerd;
 use crate::proc::{find_program, is_root, output, run as show, say, step};
+use crate::{apt, containerd};
 
 /// A program, the Debian package that brings it, and what it is for.
 struct Program {
@@ -60,7 +60,8 @@ pub(crate) fn run() -> Result<()> {
     })?;
     ensure()?;
     ensure_for_vm()?;
-    containerd::fetch(&containerd::SUITES, None, false).map(drop)
+    containerd::fetch(&containerd::SUITES, None, false)?;
+    containerd::Definitions::fetch(&mut apt::Root::new(None, false), false).map(drop)
 }
 
 /// Installs what is missing; says nothing much when nothing is.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::proc::{cargo, is_root, output, say, shown, step};
-use crate::{containerd, setup};
+use crate::{apt, containerd, setup};
 
 /// How many tests did what.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,7 @@ impl Counts {
 /// `cargo xtask test`.
 pub(crate) fn run(no_root: bool, filter: Option<&str>) -> Result<()> {
     setup::ensure()?;
+    containerd::Definitions::fetch(&mut apt::Root::new(None, false), false)?;
     let root = is_root() && !no_root;
     if root {
         containerd::fetch(&containerd::SUITES, None, false)?;

@@ -1,0 +1,4 @@
+//! Integration tests.
+
+#[path = "it/stubs.rs"]
+mod stubs;
