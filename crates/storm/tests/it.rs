@@ -1,0 +1,6 @@
+//! Everything against the running kernel.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic like the tests themselves")]
+
+mod it {
+    mod count;
+}
