@@ -21,6 +21,7 @@ pub mod arm;
 pub mod count;
 pub mod record;
 pub mod stats;
+pub mod summary;
 
 pub use arm::{Arm, LauncherKind};
 pub use record::Line;
