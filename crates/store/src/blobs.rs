@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use plywood_image::Digest;
 use plywood_image::digest::{Verifier, VerifyError};
@@ -55,19 +55,6 @@ pub struct BlobWriter {
 }
 
 impl Store {
-    /// Whether the blob is complete on disk.
-    ///
-    /// # Errors
-    /// The file system refused.
-    pub fn has_blob(&self, digest: &Digest) -> Result<bool, StateError> {
-        let name = blob_name(digest);
-        match rustix::fs::statat(self.root().blobs(), &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(FileError::new("statat", name, errno).into()),
-        }
-    }
-
     /// Opens a complete blob at its start; None if it is not here. Its bytes are not verified.
     ///
     /// # Errors
@@ -80,11 +67,6 @@ impl Store {
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(FileError::new("openat", name, errno).into()),
         }
-    }
-
-    /// Absolute path a complete blob has.
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root().path().join("blobs").join(blob_name(digest))
     }
 
     /// Removes a complete blob, for instance when its layer is unpacked. None there is fine.

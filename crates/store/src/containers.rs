@@ -1,8 +1,8 @@
 //! Containers as the commands see them: what `ps`, `stop`, `exec`, `logs` and `rm` need to know.
 //!
 //! ```text
-//! create_containers      container_started          container_exited, or both processes found dead
-//!   └─> created ───────────> running ───────────────────────────> exited ── remove_container ──> gone
+//! create_containers      containers_started         container_exited, or both processes found dead
+//!   └─> created ───────────> running ───────────────────────────> exited ── remove_containers ──> gone
 //!          └───────────────────────────────────────────────────────^
 //! ```
 //! A container is alive while its process or its supervisor (the process that waits for it) is. Nothing here is
@@ -70,7 +70,7 @@ impl FromStr for ContainerState {
     }
 }
 
-/// A container to record. Its supervisor is the recording process until another adopts it.
+/// A container to record. Its supervisor is the recording process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewContainer {
     /// Its id, fresh.
@@ -205,45 +205,6 @@ impl Store {
         })
     }
 
-    /// Makes this process the supervisor, and the owner of the container's lease and snapshots.
-    ///
-    /// # Errors
-    /// No such container, or the database refused.
-    pub fn adopt_container(&self, id: &ContainerId) -> Result<(), ContainerError> {
-        self.db().write(Durability::Fast, |transaction| {
-            let owner = self.register(transaction)?;
-            let changed = transaction
-                .prepare_cached("UPDATE containers SET supervisor = ?2 WHERE id = ?1")?
-                .execute(params![id.as_str(), self.process().to_string()])?;
-            if changed == 0 {
-                return Err(ContainerError::NotFound(id.to_string()));
-            }
-            for table in ["leases", "snapshots"] {
-                transaction
-                    .prepare_cached(&format!("UPDATE {table} SET owner = ?2 WHERE container = ?1"))?
-                    .execute(params![id.as_str(), owner])?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Its process runs; the launch took `launch_ms`.
-    ///
-    /// # Errors
-    /// No such container, or the database refused.
-    pub fn container_started(
-        &self,
-        id: &ContainerId,
-        process: &ProcessId,
-        launch_ms: f64,
-    ) -> Result<(), ContainerError> {
-        self.update(
-            id,
-            "UPDATE containers SET state = 'running', process = ?2, launch_ms = ?3, started_ms = ?4 WHERE id = ?1",
-            params![id.as_str(), process.to_string(), launch_ms, now_ms()],
-        )
-    }
-
     /// Their processes run; their launches took so many milliseconds. One transaction for all; those that somebody has
     /// removed meanwhile are left out.
     ///
@@ -341,19 +302,12 @@ impl Store {
         })
     }
 
-    /// Forgets a container: its record and lease go, its snapshots are removed. The caller has ended its process
-    /// and taken down what the runtime made of it. One that is gone already is fine.
+    /// Forgets containers: their records and leases go, their snapshots are removed. The caller has ended their processes
+    /// and taken down what the runtime made of them. Those that are gone already are fine. Two transactions for all.
     ///
     /// # Errors
-    /// The database refused, or a snapshot cannot be removed; that is tried again when this process has ended.
-    pub fn remove_container(&self, id: &ContainerId) -> Result<(), StateError> {
-        self.remove_containers(std::slice::from_ref(id))
-    }
-
-    /// Forgets containers, as [`remove_container`](Self::remove_container) does: two transactions for all of them.
-    ///
-    /// # Errors
-    /// The same; those whose snapshots were not reached are forgotten all the same.
+    /// The database refused, or a snapshot cannot be removed: that is tried again when this process has ended. All are
+    /// forgotten all the same.
     pub fn remove_containers(&self, ids: &[ContainerId]) -> Result<(), StateError> {
         if ids.is_empty() {
             return Ok(());

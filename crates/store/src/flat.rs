@@ -15,21 +15,19 @@
 //! There is one row a chain among all processes, so one builder. A tree is a cache: losing one costs time.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use plywood_image::ChainId;
 use plywood_kernel::ProcessId;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use rustix::fs::Mode;
 
 use crate::db::{Durability, parsed, signed, unsigned};
-use crate::error::{OnFile, StateError};
+use crate::error::StateError;
 use crate::layers::LayerId;
 use crate::pins::{Pins, Target};
-use crate::root::DIR_FLAGS;
 use crate::{Store, trash};
 
 mod copy;
@@ -175,16 +173,6 @@ impl Store {
     /// Absolute path of a flat tree's directory.
     pub fn flat_path(&self, id: FlatId) -> PathBuf {
         self.root().path().join(format!("flat/{id}/fs"))
-    }
-
-    /// Opens a flat tree's directory.
-    ///
-    /// # Errors
-    /// It does not exist or cannot be opened.
-    pub fn open_flat(&self, id: FlatId) -> Result<OwnedFd, StateError> {
-        let name = format!("{id}/fs");
-        Ok(rustix::fs::openat(self.root().flat(), &name, DIR_FLAGS, Mode::empty())
-            .on_file("openat", Path::new("flat").join(&name))?)
     }
 
     /// Makes this process the only builder, if nobody built or builds the tree.

@@ -9,19 +9,12 @@ use rusqlite::Transaction;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::db::{Durability, parsed, unsigned};
+use crate::db::{Durability, unsigned};
 use crate::error::{FileError, OnFile, StateError};
 use crate::pins::Target;
 use crate::recover::Recovered;
 use crate::root::DIR_FLAGS;
 use crate::{Store, dirs, trash};
-
-/// What to collect beyond the unreachable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GcOptions {
-    /// Also images that have names but no container.
-    pub unused_images: bool,
-}
 
 /// One thing that was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,14 +46,14 @@ impl Store {
     ///
     /// # Errors
     /// The database or the file system refused; what was marked and not removed goes at the next [`Store::open`].
-    pub fn collect_garbage(&self, options: GcOptions) -> Result<GcReport, StateError> {
+    pub fn collect_garbage(&self) -> Result<GcReport, StateError> {
         // So that pins of the dead hold nothing.
         self.recover()?;
         let mut report = GcReport::default();
         let mut aside = Vec::new();
         self.db().write(Durability::Full, |transaction| {
             report = GcReport::default();
-            doom_images(transaction, options, &mut report)?;
+            doom_images(transaction, &mut report)?;
             let owner = self.register(transaction)?;
             doom_layers(transaction, owner, &mut report)?;
             doom_flats(transaction, owner, &mut report)?;
@@ -137,72 +130,61 @@ impl Store {
     }
 }
 
-fn doom_images(
+fn doom_images(transaction: &Transaction<'_>, report: &mut GcReport) -> rusqlite::Result<()> {
+    doom(
+        transaction,
+        report,
+        "image",
+        "DELETE FROM images
+         WHERE NOT EXISTS (SELECT 1 FROM containers WHERE image = images.manifest_digest)
+         AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'image' AND target = images.manifest_digest)
+         AND NOT EXISTS (SELECT 1 FROM image_names WHERE image = images.manifest_digest)
+         RETURNING manifest_digest AS what, length(manifest) + length(config) AS bytes",
+        [],
+    )
+}
+
+fn doom_layers(transaction: &Transaction<'_>, owner: i64, report: &mut GcReport) -> rusqlite::Result<()> {
+    doom(
+        transaction,
+        report,
+        "layer",
+        "UPDATE layers SET state = 'doomed', owner = ?1 WHERE state = 'committed'
+         AND NOT EXISTS (SELECT 1 FROM image_layers WHERE layer = layers.id)
+         AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'layer' AND target = CAST(layers.id AS TEXT))
+         RETURNING diff_id AS what, size_bytes AS bytes",
+        [owner],
+    )
+}
+
+fn doom_flats(transaction: &Transaction<'_>, owner: i64, report: &mut GcReport) -> rusqlite::Result<()> {
+    doom(
+        transaction,
+        report,
+        "flat",
+        "UPDATE flats SET state = 'doomed', owner = ?1 WHERE state = 'ready'
+         AND NOT EXISTS (SELECT 1 FROM images WHERE chain_id = flats.chain_id)
+         AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'flat' AND target = CAST(flats.id AS TEXT))
+         RETURNING CAST(id AS TEXT) AS what, copied_bytes AS bytes",
+        [owner],
+    )
+}
+
+/// Takes away, or marks, what `sql` says, and reports what that returns.
+fn doom(
     transaction: &Transaction<'_>,
-    options: GcOptions,
     report: &mut GcReport,
-) -> Result<(), StateError> {
-    let unused = "NOT EXISTS (SELECT 1 FROM containers WHERE image = images.manifest_digest)
-        AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'image' AND target = images.manifest_digest)";
-    if options.unused_images {
-        transaction.execute(
-            &format!(
-                "DELETE FROM image_names WHERE image IN (SELECT manifest_digest FROM images WHERE {unused})"
-            ),
-            [],
-        )?;
+    kind: &'static str,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare(sql)?;
+    let removed = statement.query_map(params, |row| {
+        Ok(Removed { kind, what: row.get("what")?, bytes: unsigned(row, "bytes")? })
+    })?;
+    for removed in removed {
+        report.removed.push(removed?);
     }
-    let removed = transaction
-        .prepare(&format!(
-            "DELETE FROM images WHERE {unused}
-             AND NOT EXISTS (SELECT 1 FROM image_names WHERE image = images.manifest_digest)
-             RETURNING manifest_digest, length(manifest) + length(config) AS bytes"
-        ))?
-        .query_map([], |row| {
-            Ok(Removed { kind: "image", what: row.get("manifest_digest")?, bytes: unsigned(row, "bytes")? })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    report.removed.extend(removed);
-    Ok(())
-}
-
-fn doom_layers(transaction: &Transaction<'_>, owner: i64, report: &mut GcReport) -> Result<(), StateError> {
-    let removed = transaction
-        .prepare(
-            "UPDATE layers SET state = 'doomed', owner = ?1 WHERE state = 'committed'
-             AND NOT EXISTS (SELECT 1 FROM image_layers WHERE layer = layers.id)
-             AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'layer' AND target = CAST(layers.id AS TEXT))
-             RETURNING diff_id, size_bytes",
-        )?
-        .query_map([owner], |row| {
-            Ok(Removed {
-                kind: "layer",
-                what: parsed::<Digest>(row, "diff_id")?.to_string(),
-                bytes: unsigned(row, "size_bytes")?,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    report.removed.extend(removed);
-    Ok(())
-}
-
-fn doom_flats(transaction: &Transaction<'_>, owner: i64, report: &mut GcReport) -> Result<(), StateError> {
-    let removed = transaction
-        .prepare(
-            "UPDATE flats SET state = 'doomed', owner = ?1 WHERE state = 'ready'
-             AND NOT EXISTS (SELECT 1 FROM images WHERE chain_id = flats.chain_id)
-             AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'flat' AND target = CAST(flats.id AS TEXT))
-             RETURNING id, copied_bytes",
-        )?
-        .query_map([owner], |row| {
-            Ok(Removed {
-                kind: "flat",
-                what: row.get::<_, i64>("id")?.to_string(),
-                bytes: unsigned(row, "copied_bytes")?,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    report.removed.extend(removed);
     Ok(())
 }
 

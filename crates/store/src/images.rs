@@ -192,25 +192,6 @@ impl Store {
         })
     }
 
-    /// Points another name to an image that is here.
-    ///
-    /// # Errors
-    /// No such image, or the database refused.
-    pub fn tag_image(&self, manifest_digest: &Digest, name: &str) -> Result<(), ImageError> {
-        self.db().write(Durability::Full, |transaction| {
-            if get(transaction, manifest_digest)?.is_none() {
-                return Err(ImageError::NotFound(manifest_digest.to_string()));
-            }
-            transaction
-                .prepare_cached(
-                    "INSERT INTO image_names (name, image) VALUES (?1, ?2)
-                     ON CONFLICT (name) DO UPDATE SET image = excluded.image",
-                )?
-                .execute(params![name, manifest_digest.to_string()])?;
-            Ok(())
-        })
-    }
-
     /// All images, latest first.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub use blobs::{BlobError, BlobWriter, Ingest};
 pub use containers::{Container, ContainerError, ContainerId, ContainerState, NewContainer};
 pub use error::{Kind, StateError};
 pub use flat::{BuildFlat, Flat, FlatError, FlatId, FlatOptions};
-pub use gc::{GcOptions, GcReport, Removed};
+pub use gc::{GcReport, Removed};
 pub use images::{Image, ImageError, NewImage, Untagged};
 pub use layers::{Layer, LayerId, LayerInfo, LayerStaging};
 pub use leases::{Lease, LeaseError, LeaseId, LiveLease, NewLease};

@@ -4,16 +4,14 @@
 //! recovery removes it. Its contents are never synced: a container's writes live as long as the host.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Row, params};
 use rustix::fs::{Gid, Mode, Uid};
 
 use crate::containers::ContainerId;
 use crate::db::{Durability, parsed};
 use crate::error::{OnFile, StateError};
-use crate::root::DIR_FLAGS;
 use crate::{Store, trash};
 
 /// Number of a snapshot, and the name of its directory. Never used twice.
@@ -68,29 +66,8 @@ impl Snapshot {
 }
 
 impl Store {
-    /// Makes empty snapshots, in order: one transaction for all.
-    ///
-    /// # Errors
-    /// The database or the file system refused; then those made are removed.
-    pub fn create_snapshots(&self, new: &[NewSnapshot]) -> Result<Vec<Snapshot>, StateError> {
-        let snapshots = self.record_snapshots(new)?;
-        for (snapshot, new) in snapshots.iter().zip(new) {
-            if let Err(error) = self.make_snapshot(snapshot.id, new) {
-                let ids: Vec<SnapshotId> = snapshots.iter().map(|snapshot| snapshot.id).collect();
-                if let Err(error) = self.remove_snapshots(&ids) {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "snapshots stay until this process ends"
-                    );
-                }
-                return Err(error);
-            }
-        }
-        Ok(snapshots)
-    }
-
-    /// The first half of [`create_snapshots`](Self::create_snapshots): numbers without directories yet. For each,
-    /// [`make_snapshot`](Self::make_snapshot) follows, on whatever thread needs it.
+    /// Gives snapshots their numbers, in order, in one transaction. For each, [`make_snapshot`](Self::make_snapshot)
+    /// follows, on whatever thread needs it.
     ///
     /// # Errors
     /// The database refused.
@@ -125,19 +102,6 @@ impl Store {
                 .prepare_cached("SELECT * FROM snapshots WHERE container = ?1 ORDER BY id")?
                 .query_map([container.as_str()], |row| self.snapshot_from_row(row))?
                 .collect::<rusqlite::Result<_>>()?)
-        })
-    }
-
-    /// One snapshot, if it exists.
-    ///
-    /// # Errors
-    /// The database refused.
-    pub fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>, StateError> {
-        self.db().read(|connection| {
-            Ok(connection
-                .prepare_cached("SELECT * FROM snapshots WHERE id = ?1")?
-                .query_row([id.0], |row| self.snapshot_from_row(row))
-                .optional()?)
         })
     }
 
@@ -180,16 +144,6 @@ impl Store {
     /// Absolute path of the directory that holds a snapshot's `fs` and `work`.
     pub fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
         self.root().path().join(format!("snapshots/{id}"))
-    }
-
-    /// Opens the directory that holds a snapshot's `fs` and `work`.
-    ///
-    /// # Errors
-    /// It does not exist or cannot be opened.
-    pub fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, StateError> {
-        let name = id.to_string();
-        Ok(rustix::fs::openat(self.root().snapshots(), &name, DIR_FLAGS, Mode::empty())
-            .on_file("openat", Path::new("snapshots").join(&name))?)
     }
 
     /// Makes the directories of a recorded snapshot, empty.

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use plywood_store::GcReport;
-use plywood_store::gc::GcOptions;
 use serde_json::json;
 
 use crate::context::Context;
@@ -13,7 +12,7 @@ use crate::output;
 pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     super::containers::tidy(context, &store)?;
-    let report = store.collect_garbage(GcOptions::default())?;
+    let report = store.collect_garbage()?;
     if context.json {
         let removed: Vec<_> = report
             .removed

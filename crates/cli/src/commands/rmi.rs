@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use plywood_store::Store;
-use plywood_store::gc::GcOptions;
 use serde_json::json;
 
 use crate::args::Rmi;
@@ -18,7 +17,7 @@ pub fn run(context: &Context, args: &Rmi) -> anyhow::Result<ExitCode> {
     for name in targets(&store, args)? {
         untagged.extend(store.remove_image_name(&name, args.force)?.names);
     }
-    let report = store.collect_garbage(GcOptions::default())?;
+    let report = store.collect_garbage()?;
     if context.json {
         output::json(
             &json!({ "untagged": untagged, "removed": report.removed.len(), "freed_bytes": report.bytes() }),

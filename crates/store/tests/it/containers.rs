@@ -9,7 +9,7 @@ use plywood_store::{
     Container, ContainerError, ContainerId, ContainerState, NewContainer, NewLease, NewSnapshot, Store,
 };
 
-use crate::support::{image, listed, store};
+use crate::support::{image, listed, snapshots, store};
 
 fn new(store: &Store, name: Option<&str>) -> NewContainer {
     let pins = store.pins().unwrap();
@@ -62,15 +62,15 @@ fn a_container_goes_through_its_states() {
             lease: None,
         }
     );
-    store.container_started(&made.id, &us, 12.5).unwrap();
+    store.containers_started(&[(made.id.clone(), us.clone(), 12.5)]).unwrap();
     let running = store.find_container(made.id.short()).unwrap();
     assert_eq!((running.state, running.launch_ms), (ContainerState::Running, Some(12.5)));
     assert_eq!(running.process, Some(us));
     store.container_exited(&made.id, Some(3)).unwrap();
     let exited = store.find_container(made.id.as_str()).unwrap();
     assert_eq!((exited.state, exited.exit_code), (ContainerState::Exited, Some(3)));
-    store.remove_container(&made.id).unwrap();
-    store.remove_container(&made.id).unwrap();
+    store.remove_containers(std::slice::from_ref(&made.id)).unwrap();
+    store.remove_containers(std::slice::from_ref(&made.id)).unwrap();
     assert!(store.containers().unwrap().is_empty());
     assert!(matches!(store.container_exited(&made.id, None), Err(ContainerError::NotFound(_))));
 }
@@ -104,12 +104,13 @@ fn names_and_prefixes_lead_to_one_container_or_an_error() {
 fn root_snapshots_have_the_owner_and_mode_asked_for() {
     plywood_kernel::testing::require_root();
     let (_scratch, store) = store();
-    let made = store
-        .create_snapshots(&[
+    let made = snapshots(
+        &store,
+        &[
             NewSnapshot { container: None, uid: 100_000, gid: 200_000, mode: 0o1755, unshifted: false },
             NewSnapshot { container: None, uid: 0, gid: 0, mode: 0o555, unshifted: true },
-        ])
-        .unwrap();
+        ],
+    );
     let facts = |n: usize| {
         let meta = fs::metadata(made[n].upper()).unwrap();
         (meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777, made[n].unshifted)
@@ -117,8 +118,6 @@ fn root_snapshots_have_the_owner_and_mode_asked_for() {
     assert_eq!(facts(0), (100_000, 200_000, 0o1755, false));
     assert_eq!(facts(1), (0, 0, 0o555, true));
     assert!(made[0].work().is_dir());
-    assert_eq!(store.snapshot(made[1].id).unwrap().as_ref(), Some(&made[1]));
-    store.open_snapshot(made[0].id).unwrap();
     store.remove_snapshots(&[made[0].id, made[1].id]).unwrap();
     store.remove_snapshots(&[made[0].id]).unwrap();
     assert!(listed(&store, "snapshots").is_empty());
@@ -136,11 +135,11 @@ fn a_removed_container_gives_back_its_range_and_snapshots() {
             Ok::<_, Infallible>(vec![NewLease { uid: range, gid: range, container: Some(made.id.clone()) }])
         })
         .unwrap();
-    let snapshot = store.create_snapshots(&[snapshot(&made.id)]).unwrap().remove(0);
+    let snapshot = snapshots(&store, &[snapshot(&made.id)]).remove(0);
     fs::write(snapshot.upper().join("written"), "x").unwrap();
     assert_eq!(store.find_container(made.id.as_str()).unwrap().lease.unwrap().uid, range);
     assert_eq!(store.snapshots_of(&made.id).unwrap(), [snapshot]);
-    store.remove_container(&made.id).unwrap();
+    store.remove_containers(std::slice::from_ref(&made.id)).unwrap();
     assert!(store.leases().unwrap().is_empty());
     assert!(listed(&store, "snapshots").is_empty());
 }

@@ -10,7 +10,7 @@ use plywood_store::{
     ContainerId, ContainerState, Ingest, NewContainer, NewLease, NewSnapshot, Recovered, Store,
 };
 
-use crate::support::{child, digest, image, info, layer, listed, store};
+use crate::support::{child, digest, image, info, layer, listed, snapshots, store};
 
 /// Runs in a process of its own and is killed at the end, holding one of everything.
 pub(crate) fn hold_everything(root: &Path) {
@@ -43,10 +43,10 @@ pub(crate) fn hold_everything(root: &Path) {
     };
     let (dead, alive) = (new("dead"), new("alive"));
     store.create_containers(&[dead.clone(), alive.clone()]).unwrap();
-    store.container_started(&dead.id, &ProcessId::current().unwrap(), 1.0).unwrap();
     // The parent stands for a container process that outlives its supervisor.
     let parent = ProcessId::of(std::os::unix::process::parent_id()).unwrap();
-    store.container_started(&alive.id, &parent, 1.0).unwrap();
+    let us = ProcessId::current().unwrap();
+    store.containers_started(&[(dead.id.clone(), us, 1.0), (alive.id.clone(), parent, 1.0)]).unwrap();
     let lease = |start: u32, container: Option<&ContainerId>| {
         let range = IdRange { start, length: 10 };
         NewLease { uid: range, gid: range, container: container.cloned() }
@@ -63,7 +63,7 @@ pub(crate) fn hold_everything(root: &Path) {
         mode: 0o755,
         unshifted: false,
     };
-    store.create_snapshots(&[snapshot(None), snapshot(Some(&dead.id)), snapshot(Some(&alive.id))]).unwrap();
+    snapshots(&store, &[snapshot(None), snapshot(Some(&dead.id)), snapshot(Some(&alive.id))]);
     fs::create_dir(root.join(format!("trash/0.{}", ProcessId::current().unwrap()))).unwrap();
     let Ingest::Write(mut writer) = store.ingest_blob(&digest("blob"), None).unwrap() else { panic!() };
     writer.write(b"bl").unwrap();
@@ -112,11 +112,7 @@ fn a_killed_process_is_cleaned_up_after() {
     let Ingest::Write(writer) = store.ingest_blob(&digest("blob"), None).unwrap() else { panic!() };
     assert_eq!(writer.offset(), 2, "the download goes on");
 
-    store.adopt_container(&store.find_container("alive").unwrap().id).unwrap();
-    let adopted = store.find_container("alive").unwrap();
-    assert_eq!(adopted.supervisor, ProcessId::current().unwrap());
-    store.remove_container(&adopted.id).unwrap();
-    store.remove_container(&dead.id).unwrap();
+    store.remove_containers(&[store.find_container("alive").unwrap().id, dead.id]).unwrap();
     assert!(listed(&store, "snapshots").is_empty());
 }
 

@@ -2,7 +2,7 @@
 
 use plywood_store::{ContainerId, ImageError, NewContainer};
 
-use crate::support::{image, layer, store};
+use crate::support::{image, layer, store, tag};
 
 #[test]
 fn images_are_found_by_every_name_they_have() {
@@ -13,7 +13,7 @@ fn images_are_found_by_every_name_they_have() {
     assert_eq!(made.layers, [a.clone(), b.clone(), a.clone()]);
     assert_eq!(made.layer_ids(), [b.id, a.id], "a directory is one layer only");
     assert_eq!(made.names, ["docker.io/library/debian:latest"]);
-    store.tag_image(&made.manifest_digest, "docker.io/library/other:1").unwrap();
+    tag(&store, &pins, &made, "docker.io/library/other:1");
 
     let manifest = made.manifest_digest.to_string();
     let config = made.config_digest.to_string();
@@ -74,7 +74,9 @@ fn the_last_name_of_an_image_in_use_goes_by_force_only() {
         auto_remove: false,
     };
     store.create_containers(std::slice::from_ref(&container)).unwrap();
-    store.tag_image(&made.manifest_digest, "docker.io/library/other:1").unwrap();
+    let pins = store.pins().unwrap();
+    tag(&store, &pins, &made, "docker.io/library/other:1");
+    pins.release().unwrap();
     let untagged = store.remove_image_name("other:1", false).unwrap();
     assert!(!untagged.unused);
     let error = store.remove_image_name("debian", false).unwrap_err();
@@ -83,9 +85,9 @@ fn the_last_name_of_an_image_in_use_goes_by_force_only() {
     let untagged = store.remove_image_name(&made.manifest_digest.hex()[..12], true).unwrap();
     assert_eq!(untagged.names, ["docker.io/library/debian:latest"]);
     assert!(!untagged.unused, "its container keeps it");
-    assert_eq!(store.collect_garbage(Default::default()).unwrap().removed, []);
-    store.remove_container(&container.id).unwrap();
-    assert_eq!(store.collect_garbage(Default::default()).unwrap().removed[0].kind, "image");
+    assert_eq!(store.collect_garbage().unwrap().removed, []);
+    store.remove_containers(&[container.id]).unwrap();
+    assert_eq!(store.collect_garbage().unwrap().removed[0].kind, "image");
     assert!(store.images().unwrap().is_empty());
 }
 
@@ -95,8 +97,8 @@ fn a_name_moves_to_the_latest_image() {
     let pins = store.pins().unwrap();
     let old = image(&store, &pins, "old", &[]);
     let new = image(&store, &pins, "new", &[]);
-    store.tag_image(&old.manifest_digest, "docker.io/library/x:1").unwrap();
-    store.tag_image(&new.manifest_digest, "docker.io/library/x:1").unwrap();
+    tag(&store, &pins, &old, "docker.io/library/x:1");
+    tag(&store, &pins, &new, "docker.io/library/x:1");
     assert_eq!(store.find_image("x:1").unwrap().manifest_digest, new.manifest_digest);
     assert_eq!(store.find_image("old").unwrap().names, ["docker.io/library/old:latest"]);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use plywood_image::{ChainId, DiffId, Digest};
-use plywood_store::{Image, Layer, LayerInfo, NewImage, Pins, Store};
+use plywood_store::{Image, Layer, LayerInfo, NewImage, NewSnapshot, Pins, Snapshot, Store};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 
@@ -58,6 +58,30 @@ pub(crate) fn image(store: &Store, pins: &Pins, name: &str, layers: &[&Layer]) -
         chain_id: plywood_image::digest::chain_ids(&diff_ids).last().copied(),
     };
     store.record_image(pins, &new, &[format!("docker.io/library/{name}:latest")]).unwrap()
+}
+
+/// Gives an image that is here another name.
+pub(crate) fn tag(store: &Store, pins: &Pins, image: &Image, name: &str) {
+    let new = NewImage {
+        manifest_digest: image.manifest_digest,
+        media_type: image.media_type.clone(),
+        manifest: image.manifest.clone(),
+        config_digest: image.config_digest,
+        config: image.config.clone(),
+        platform: image.platform.clone(),
+        layers: image.layers.iter().map(|layer| layer.id).collect(),
+        chain_id: image.chain_id,
+    };
+    store.record_image(pins, &new, &[name.to_owned()]).unwrap();
+}
+
+/// Records snapshots and makes their directories.
+pub(crate) fn snapshots(store: &Store, new: &[NewSnapshot]) -> Vec<Snapshot> {
+    let recorded = store.record_snapshots(new).unwrap();
+    for (snapshot, new) in recorded.iter().zip(new) {
+        store.make_snapshot(snapshot.id, new).unwrap();
+    }
+    recorded
 }
 
 /// Names in a directory of the state root, sorted.
