@@ -52,7 +52,7 @@ pub use pins::Pins;
 pub use recover::Recovered;
 pub use root::Root;
 pub use snapshots::{NewSnapshot, Snapshot, SnapshotId};
-pub use transfer::{Cancel, Event, FetchError, FetchRequest, Source, fetch_image};
+pub use transfer::{Cancel, Event, FetchError, FetchRequest, Fetched, Source, fetch_image};
 
 use db::{Db, Durability, OpenDbError};
 use root::RootError;

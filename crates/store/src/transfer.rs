@@ -34,7 +34,7 @@ pub use archive::ArchiveError;
 pub use auth::{AuthError, AuthFiles, Credential, CredentialError, HelperError};
 pub use cancel::Cancel;
 pub use error::FetchError;
-pub use fetch::fetch_image;
+pub use fetch::{Fetched, fetch_image};
 pub use http::{HttpError, HttpErrorKind, Timeouts};
 pub use local::LocalError;
 pub use registry::{RegistryError, RegistryOptions};

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use plywood_image::{Platform, Reference};
 use plywood_store::transfer::{AuthFiles, Cancel, Event, FetchRequest, RegistryOptions, Source, fetch_image};
-use plywood_store::{BuildFlat, Flat, FlatOptions, Image, Pins, Store};
+use plywood_store::{BuildFlat, Fetched, Flat, FlatOptions, Pins, Store};
 use serde_json::json;
 
 use crate::args::{FetchArgs, RegistryArgs};
@@ -30,7 +30,7 @@ pub fn pull(
     name: &str,
     fetch: &FetchArgs,
     registry: &RegistryArgs,
-) -> anyhow::Result<Image> {
+) -> anyhow::Result<Fetched> {
     let reference = reference(name)?;
     let mut options = RegistryOptions { plain_http: registry.plain_http, ..RegistryOptions::default() };
     options.tls.extra_ca.extend(registry.tls_ca.clone());
@@ -50,7 +50,7 @@ pub fn import(
     path: &Path,
     name: Option<&str>,
     fetch: &FetchArgs,
-) -> anyhow::Result<Image> {
+) -> anyhow::Result<Fetched> {
     let source =
         if path.is_dir() { Source::Layout(path.to_owned()) } else { Source::Archive(path.to_owned()) };
     let mut request = FetchRequest::new(source);
@@ -71,11 +71,16 @@ pub fn platform(fetch: &FetchArgs) -> Result<Platform, Usage> {
     }
 }
 
-fn bring_in(context: &Context, store: &Store, pins: &Pins, request: &FetchRequest) -> anyhow::Result<Image> {
+fn bring_in(
+    context: &Context,
+    store: &Store,
+    pins: &Pins,
+    request: &FetchRequest,
+) -> anyhow::Result<Fetched> {
     let cancel = Cancel::new();
     let done = AtomicBool::new(false);
     let bars = Bars::new(&context.progress);
-    let image = std::thread::scope(|scope| {
+    let fetched = std::thread::scope(|scope| {
         // A signal handler may only set a flag; this passes it on.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
@@ -85,12 +90,12 @@ fn bring_in(context: &Context, store: &Store, pins: &Pins, request: &FetchReques
                 std::thread::park_timeout(POLL);
             }
         });
-        let image = fetch_image(store, pins, request, &|event| bars.take(&event), &cancel);
+        let fetched = fetch_image(store, pins, request, &|event| bars.take(&event), &cancel);
         done.store(true, Ordering::Relaxed);
-        image
+        fetched
     });
     bars.clear();
-    Ok(image?)
+    Ok(fetched?)
 }
 
 /// One bar for the bytes downloaded, one for the bytes unpacked.
@@ -165,9 +170,10 @@ pub fn flatten(
     context: &Context,
     store: &Store,
     pins: &Pins,
-    image: &Image,
+    fetched: &Fetched,
     fetch: &FetchArgs,
 ) -> anyhow::Result<Option<Flat>> {
+    let Fetched { image, name } = fetched;
     let Some(chain_id) = image.chain_id.as_ref().filter(|_| !fetch.no_flat && image.layers.len() > 1) else {
         return Ok(None);
     };
@@ -180,19 +186,19 @@ pub fn flatten(
     };
     let built = store.build_flat(pins, chain_id, &image.layer_ids(), options);
     bar.finish_and_clear();
-    let built = built.with_context(|| {
-        let name = image.names.first().map_or("the image", String::as_str);
-        format!("{name} is in the store, but its flat tree could not be built")
-    });
-    Ok(match built? {
+    let built =
+        built.with_context(|| format!("{name} is in the store, but its flat tree could not be built"))?;
+    Ok(match built {
         BuildFlat::Built(flat) | BuildFlat::Found(flat) => Some(flat),
         BuildFlat::Busy => None,
     })
 }
 
 /// What was brought in, as JSON.
-pub fn record(image: &Image, flat: Option<&Flat>) -> serde_json::Value {
+pub fn record(fetched: &Fetched, flat: Option<&Flat>) -> serde_json::Value {
+    let Fetched { image, name } = fetched;
     json!({
+        "name": name,
         "id": image.config_digest.to_string(),
         "manifest_digest": image.manifest_digest.to_string(),
         "names": image.names,
@@ -204,15 +210,15 @@ pub fn record(image: &Image, flat: Option<&Flat>) -> serde_json::Value {
 }
 
 /// What was brought in, for people.
-pub fn describe(image: &Image, flat: Option<&Flat>) -> String {
+pub fn describe(fetched: &Fetched, flat: Option<&Flat>) -> String {
+    let Fetched { image, name } = fetched;
     let flat = match flat {
         None if image.layers.is_empty() => ", nothing to run".to_owned(),
         Some(flat) => format!(", flat tree of {}", output::count(flat.entries, "entry")),
         None => String::new(),
     };
     format!(
-        "{}\n  {}, {}{flat}, {}\n",
-        image.names.first().map_or("<none>", String::as_str),
+        "{name}\n  {}, {}{flat}, {}\n",
         output::count(image.layers.len(), "layer"),
         output::size(image.size_bytes()),
         image.config_digest

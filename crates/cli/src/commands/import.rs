@@ -11,12 +11,12 @@ use crate::output;
 pub fn run(context: &Context, args: &Import) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let pins = store.pins()?;
-    let image = fetch::import(context, &store, &pins, &args.path, args.name.as_deref(), &args.fetch)?;
-    let flat = fetch::flatten(context, &store, &pins, &image, &args.fetch)?;
+    let fetched = fetch::import(context, &store, &pins, &args.path, args.name.as_deref(), &args.fetch)?;
+    let flat = fetch::flatten(context, &store, &pins, &fetched, &args.fetch)?;
     if context.json {
-        output::json(&fetch::record(&image, flat.as_ref()))?;
+        output::json(&fetch::record(&fetched, flat.as_ref()))?;
     } else {
-        output::text_out(&fetch::describe(&image, flat.as_ref()))?;
+        output::text_out(&fetch::describe(&fetched, flat.as_ref()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,12 +12,12 @@ pub fn run(context: &Context, args: &Pull) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     for name in &args.images {
         let pins = store.pins()?;
-        let image = fetch::pull(context, &store, &pins, name, &args.fetch, &args.registry)?;
-        let flat = fetch::flatten(context, &store, &pins, &image, &args.fetch)?;
+        let fetched = fetch::pull(context, &store, &pins, name, &args.fetch, &args.registry)?;
+        let flat = fetch::flatten(context, &store, &pins, &fetched, &args.fetch)?;
         if context.json {
-            output::json(&fetch::record(&image, flat.as_ref()))?;
+            output::json(&fetch::record(&fetched, flat.as_ref()))?;
         } else {
-            output::text_out(&fetch::describe(&image, flat.as_ref()))?;
+            output::text_out(&fetch::describe(&fetched, flat.as_ref()))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -177,6 +177,6 @@ fn obtain(context: &Context, store: &Store, pins: &Pins, args: &Run) -> anyhow::
             .into()),
             _ => Ok(image),
         },
-        None => Ok(fetch::pull(context, store, pins, &args.image, &args.fetch, &args.registry)?),
+        None => Ok(fetch::pull(context, store, pins, &args.image, &args.fetch, &args.registry)?.image),
     }
 }

@@ -33,8 +33,18 @@ fn root_import_takes_layouts_and_both_kinds_of_archive() {
             let imported = bed.json(&[&["import", path], more].concat());
             assert_eq!(
                 keys(&imported),
-                ["flat_entries", "id", "layers", "manifest_digest", "names", "platform", "size_bytes"]
+                [
+                    "flat_entries",
+                    "id",
+                    "layers",
+                    "manifest_digest",
+                    "name",
+                    "names",
+                    "platform",
+                    "size_bytes"
+                ]
             );
+            assert_eq!(imported["name"], name, "{path}");
             assert!(imported["names"].as_array().unwrap().contains(&json!(name)), "{path}: {imported}");
             assert_eq!(imported["layers"], 5);
             assert_eq!(bed.ok(&["run", "--quiet", name, "--", "cat", "/srv/data/added"]), "added", "{path}");
@@ -55,6 +65,22 @@ fn root_import_takes_layouts_and_both_kinds_of_archive() {
         assert_eq!(bed.listed("flat").len(), 1);
         let table = bed.ok(&["images"]);
         assert!(table.starts_with("NAME ") && table.contains("docker.io/library/app:1"), "{table}");
+    });
+}
+
+/// An image that had a name already was shown by the first of its names in the alphabet.
+#[test]
+fn root_import_shows_the_name_it_gave() {
+    in_bed(|bed| {
+        let layout = TestImage::new().write(&bed.path("app"), "app:1");
+        for name in ["app:1", "zebra:2", "aardvark:3", "app:1"] {
+            let shown = bed.ok(&["import", text(layout.path()), "--name", name]);
+            assert_eq!(shown.lines().next().unwrap(), format!("docker.io/library/{name}"));
+        }
+        assert_eq!(
+            bed.ok(&["import", text(layout.path())]).lines().next().unwrap(),
+            "docker.io/library/app:1"
+        );
     });
 }
 
@@ -184,5 +210,54 @@ fn root_doctor_misses_a_runtime() {
         let finding = findings.as_array().unwrap().iter().find(|one| one["severity"] == "error");
         let message = finding.unwrap()["message"].as_str().unwrap().to_owned();
         assert!(message.contains("no OCI runtime"), "{message}");
+    });
+}
+
+/// By force all names go, however many of them are given; without, the image stays while it has one.
+#[test]
+fn root_rmi_of_an_image_with_two_names() {
+    in_bed(|bed| {
+        let both = || {
+            let layout = bed.import(&TestImage::new(), "one");
+            bed.ok(&["import", text(layout.path()), "--name", "two"]);
+            let id = bed.json(&["images"])["images"][0]["id"].as_str().unwrap().to_owned();
+            assert_eq!(bed.json(&["images"])["images"].as_array().unwrap().len(), 1);
+            id.trim_start_matches("sha256:")[..12].to_owned()
+        };
+        let names = json!(["docker.io/library/one:latest", "docker.io/library/two:latest"]);
+        for given in [&["one"][..], &["two"], &["one", "two"], &["two", "one", "one"], &["ID"]] {
+            let id = both();
+            let given: Vec<&str> = given.iter().map(|name| if *name == "ID" { &id } else { *name }).collect();
+            let removed = bed.json(&[&["rmi", "--force"], &given[..]].concat());
+            assert_eq!(removed["untagged"], names, "{given:?}");
+            assert_eq!(bed.json(&["images"]), json!({ "images": [] }));
+            assert_eq!(bed.listed("layers"), Vec::<String>::new());
+        }
+        let id = both();
+        let error = bed.fails(1, &["rmi", &id]);
+        assert!(error.contains("one") && error.contains("two"), "{error}");
+        assert_eq!(bed.json(&["rmi", "one"])["untagged"], json!(["docker.io/library/one:latest"]));
+        assert_eq!(bed.ok(&["run", "two"]), "from the image\n");
+        bed.ok(&["rmi", "two"]);
+        assert_eq!(bed.json(&["images"]), json!({ "images": [] }));
+    });
+}
+
+/// An image that is here is not taken for another platform's.
+#[test]
+fn root_the_platform_of_a_local_image() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let here = format!("linux/{}", TestImage::new().architecture);
+        assert_eq!(bed.ok(&["run", "--platform", &here, "app"]), "from the image\n");
+        let mut foreign = TestImage::new();
+        foreign.architecture = "s390x".to_owned();
+        let layout = foreign.write(&bed.path("foreign"), "foreign");
+        bed.ok(&["import", "--platform", "linux/s390x", text(layout.path())]);
+        for (wanted, image, found) in [("linux/s390x", "app", &*here), (&here, "foreign", "linux/s390x")] {
+            let error = bed.fails(1, &["run", "--platform", wanted, image]);
+            let says = format!("image {image} is for {found}, not for {wanted}");
+            assert!(error.contains(&says) && error.contains("--pull always"), "{error}");
+        }
     });
 }

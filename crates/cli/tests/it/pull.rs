@@ -85,6 +85,7 @@ fn root_pull_and_run_from_a_registry() {
             format!("{}@{}", name.trim_end_matches(":1"), pulled["manifest_digest"].as_str().unwrap());
         let again = bed.json(&["pull", &digest]);
         assert_eq!(again["manifest_digest"], pulled["manifest_digest"]);
+        assert_eq!((&pulled["name"], &again["name"]), (&json!(name), &json!(digest)));
 
         // A run brings in what is missing.
         bed.ok(&["rmi", "--force", &name]);

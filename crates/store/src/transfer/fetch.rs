@@ -11,6 +11,15 @@ use crate::Store;
 use crate::images::{Image, NewImage};
 use crate::pins::Pins;
 
+/// An image brought in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The image, with all names it has now.
+    pub image: Image,
+    /// The one of them that it was brought in by.
+    pub name: String,
+}
+
 /// Brings an image into the store: its layers unpacked and committed, its name pointing to it. Image and layers are
 /// pinned by `pins`.
 ///
@@ -22,7 +31,7 @@ pub fn fetch_image(
     request: &FetchRequest,
     progress: Progress<'_>,
     cancel: &Cancel,
-) -> Result<Image, FetchError> {
+) -> Result<Fetched, FetchError> {
     // Ours, because a failed layer stops the others too.
     let stop = Cancel::new();
     let _relay = cancel.on_cancel({
@@ -43,7 +52,7 @@ fn fetch(
     request: &FetchRequest,
     progress: Progress<'_>,
     stop: &Cancel,
-) -> Result<Image, FetchError> {
+) -> Result<Fetched, FetchError> {
     let mut provider = Provider::open(store, request, stop)?;
     let _cut = provider.cut_on(stop);
     let resolved = provider.resolve(request)?;
@@ -98,7 +107,9 @@ fn fetch(
         layers,
         chain_id: chain.last().copied(),
     };
-    store.record_image(pins, &new, &[name.to_string()]).map_err(FetchError::Record)
+    let name = name.to_string();
+    let image = store.record_image(pins, &new, std::slice::from_ref(&name)).map_err(FetchError::Record)?;
+    Ok(Fetched { image, name })
 }
 
 /// The name the image will have.

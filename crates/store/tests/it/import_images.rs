@@ -127,7 +127,9 @@ impl Layout {
 }
 
 pub(super) fn fetch(store: &Store, pins: &Pins, request: &FetchRequest) -> Result<Image, FetchError> {
-    fetch_image(store, pins, request, &|_| {}, &Cancel::new())
+    let fetched = fetch_image(store, pins, request, &|_| {}, &Cancel::new())?;
+    assert!(fetched.image.names.contains(&fetched.name), "{fetched:?}");
+    Ok(fetched.image)
 }
 
 pub(super) fn import(store: &Store, pins: &Pins, layout: &Layout) -> Result<Image, FetchError> {

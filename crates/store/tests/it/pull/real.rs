@@ -104,7 +104,7 @@ fn root_images_pushed_by_skopeo() {
     let events = std::sync::Mutex::new(Vec::new());
     let request = registry.request("seven", options());
     let image = fetch_image(&store, &pins, &request, &|e| events.lock().unwrap().push(e), &Cancel::new());
-    let image = image.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let image = image.unwrap_or_else(|e| panic!("{}", chain(&e))).image;
     assert_eq!(image.layers.len(), 7);
     let tree = store.merged(&image.layer_ids()).unwrap();
     assert_eq!(tree.read_dir("etc").unwrap().unwrap().len(), 7);
