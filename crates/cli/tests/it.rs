@@ -12,6 +12,8 @@ mod bad_input;
 mod bed;
 #[path = "it/crowd.rs"]
 mod crowd;
+#[path = "it/default_root.rs"]
+mod default_root;
 #[path = "it/detached.rs"]
 mod detached;
 #[path = "it/host.rs"]
@@ -26,8 +28,6 @@ mod layout;
 mod limits;
 #[path = "it/mechanisms.rs"]
 mod mechanisms;
-#[path = "it/odd_roots.rs"]
-mod odd_roots;
 #[path = "it/odd_roots.rs"]
 mod odd_roots;
 #[path = "it/open_files.rs"]

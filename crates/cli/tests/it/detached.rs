@@ -1,5 +1,6 @@
 //! `run -d` and what follows: `ps`, `logs`, `exec`, `stop`, `rm`.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use plywood_image::testing::TarBuilder;
@@ -278,5 +279,76 @@ fn root_one_of_many_is_removed() {
         let report = run.finish().check(1).json();
         let codes = report["containers"].as_array().unwrap().iter().map(|one| one["exit_code"].clone());
         assert_eq!(codes.collect::<Vec<_>>(), [json!(137), json!(137), json!(137)]);
+    });
+}
+
+/// The supervisor is started with the caller's words: none of them may be taken for another.
+#[test]
+fn root_the_supervisor_has_the_callers_root() {
+    in_bed(|bed| {
+        let script = b"#!/bin/sh\necho ran $*; exec sleep 1000\n";
+        let run = super::layout::owned(TarBuilder::new(), "bin/run", (0, 0), 0o755, script);
+        let layout = TestImage::new().layer(run).write(&bed.path("layout"), "run");
+        let plywood = |args: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_plywood"));
+            command.args(args).current_dir(bed.path("")).env("PLYWOOD_ROOT", bed.path("other"));
+            super::bed::start(command).finish().ok()
+        };
+        plywood(&["--root", "run", "import", super::layout::text(layout.path())]);
+        for args in [
+            &["--root", "run", "run", "-d", "--name", "run", "run", "run", "-d", "--root", "x"][..],
+            &["run", "--root=run", "-d", "--name=run", "run", "--", "run", "-d", "--root", "x"],
+        ] {
+            let id = plywood(args);
+            eventually("it runs", || {
+                (plywood(&["--root", "run", "logs", "run"]) == "ran -d --root x\n").then_some(())
+            });
+            assert!(bed.path("run/run/bundles").join(id.trim()).exists());
+            plywood(&["rm", "--force", "run", "--root", "run"]);
+        }
+        assert!(!bed.path("other").exists() && !bed.path("x").exists());
+    });
+}
+
+/// Whoever has the id can follow the log at once, of a container that has ended, too.
+#[test]
+fn root_logs_can_be_followed_as_soon_as_the_id_is_there() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        for script in ["echo one; echo two", "echo one; sleep 0.3; echo two"] {
+            for _ in 0..4 {
+                let id = detach(bed, &[], script);
+                assert_eq!(bed.ok(&["logs", "--follow", &id]), "one\ntwo\n");
+                bed.ok(&["rm", "--force", &id]);
+            }
+        }
+    });
+}
+
+/// Containers are ended together: here each asks its runtime, which waits until all have been asked.
+#[test]
+fn root_twenty_are_ended_at_once() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let (runtime, asked) = (bed.path("runtime"), bed.path("asked"));
+        let wait = format!(
+            "#!/bin/sh\ncase \" $* \" in *' kill '*)\n\
+             touch {asked}/$$; tries=0\n\
+             while [ $(ls {asked} | wc -l) -lt 20 ]; do\n\
+             tries=$((tries + 1)); [ $tries -gt 100 ] && exit 9; sleep 0.3; done;;\n\
+             esac\nexec runc \"$@\"\n",
+            asked = super::layout::text(&asked)
+        );
+        std::fs::write(&runtime, wait).unwrap();
+        std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let flags = ["run", "-d", "-n", "20", "--runtime", super::layout::text(&runtime)];
+        for ending in [&["stop", "--all", "--time", "0"][..], &["rm", "--all", "--force"]] {
+            std::fs::create_dir(&asked).unwrap();
+            bed.ok(&[&flags[..], &["app", "--", "sleep", "1000"]].concat());
+            assert_eq!(bed.ok(ending).lines().count(), 20);
+            assert_eq!(bed.json(&["ps"]), json!({ "containers": [] }));
+            bed.json(&["rm", "--all"]);
+            std::fs::rename(&asked, bed.path(ending[0])).unwrap();
+        }
     });
 }

@@ -266,3 +266,58 @@ fn root_an_image_that_is_not_here() {
         assert_eq!(keys(&json["error"]), ["message", "remedy"]);
     });
 }
+
+/// overlayfs refuses the same directory twice. The topmost one counts: what it has, nothing below can change.
+#[test]
+fn root_a_layer_that_occurs_twice() {
+    in_bed(|bed| {
+        let mut image = TestImage::new();
+        // Brings back what the two layers above it took away.
+        image.layers.push(image.layers[2].clone());
+        bed.import(&image, "app");
+        assert_eq!(bed.json(&["images"])["images"][0]["layers"], 6);
+        for lower in ["layers", "flat"] {
+            let seen = sh(bed, &["--quiet", "--lower", lower], "cat /srv/data/removed; ls /srv/opaque");
+            assert_eq!(seen, "removedhidden\nshown", "{lower}");
+            bed.ok(&["explain", "--lower", lower, "app"]);
+        }
+    });
+}
+
+/// Sources of volumes: directories and files, behind symbolic links, too. What is not there is found out first.
+#[test]
+fn root_sources_of_volumes() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let (dir, file) = (bed.path("dir"), bed.path("file"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("inside"), "of the directory").unwrap();
+        fs::write(&file, "of the file").unwrap();
+        let link = |name: &str, to: &str| {
+            std::os::unix::fs::symlink(to, bed.path(name)).unwrap();
+            bed.path(name)
+        };
+        let (to_dir, to_file) = (link("to-dir", "dir"), link("to-file", text(&file)));
+        for (source, seen, expected) in [
+            (&dir, "/mnt/x/inside", "of the directory"),
+            (&file, "/mnt/x", "of the file"),
+            (&to_dir, "/mnt/x/inside", "of the directory"),
+            (&to_file, "/mnt/x", "of the file"),
+        ] {
+            let volume = format!("{}:/mnt/x", text(source));
+            assert_eq!(sh(bed, &["-v", &volume], &format!("cat {seen}")), expected, "{volume}");
+            // Over a file that the image has.
+            if source.is_file() {
+                let over = format!("{}:/srv/data/added:ro", text(source));
+                assert_eq!(sh(bed, &["-v", &over], "cat /srv/data/added"), expected);
+            }
+        }
+        for gone in [bed.path("gone"), link("dangling", "nowhere"), dir.join("inside/below")] {
+            let volume = format!("{}:/mnt/x", text(&gone));
+            let error = bed.fails(1, &["run", "-n", "2", "-v", &volume, "app", "--", "true"]);
+            assert!(error.contains("volume source") && error.contains(text(&gone)), "{error}");
+            // Before anything was started: there is no summary.
+            assert!(!error.contains("of 2 started"), "{error}");
+        }
+    });
+}

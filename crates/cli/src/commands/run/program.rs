@@ -33,7 +33,7 @@ impl Program {
     pub fn resolve(store: &Store, image: &Image, settings: &Settings) -> anyhow::Result<Self> {
         for volume in &settings.volumes {
             let source = &volume.source;
-            source.symlink_metadata().with_context(|| format!("volume source {}", source.display()))?;
+            source.metadata().with_context(|| format!("volume source {}", source.display()))?;
         }
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
