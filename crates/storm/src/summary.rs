@@ -46,6 +46,8 @@ pub struct Summary {
     pub concurrency: usize,
     /// Most of them in the part that takes global locks at a time; none: as many as start.
     pub admission: Option<usize>,
+    /// Whether those that are admitted keep to the CPUs of one last-level cache.
+    pub one_cache: bool,
     /// Rounds that count.
     pub rounds: usize,
     /// Whether the storm was cut off.

@@ -35,6 +35,7 @@ fn summary(storm: &Storm<'_>, measured: &Measured<'_>) -> Summary {
         containers: arm.containers,
         concurrency: arm.concurrency,
         admission: arm.admission,
+        one_cache: arm.one_cache,
         rounds: measured.rounds.len(),
         partial: storm.partial.is_some(),
         launches,

@@ -121,6 +121,9 @@ pub fn way(summary: &Summary) -> String {
     if let Some(admission) = summary.admission {
         text.push_str(&format!(", {admission} admitted"));
     }
+    if summary.one_cache {
+        text.push_str(" on one cache");
+    }
     text
 }
 
@@ -137,6 +140,7 @@ pub fn arm(summary: &Summary) -> Arm {
         containers: summary.containers,
         concurrency: summary.concurrency,
         admission: summary.admission,
+        one_cache: summary.one_cache,
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) fn arm(mechanism: Mechanism, passes: u32, concurrency: usize) -> Arm 
         containers: 20,
         concurrency,
         admission: None,
+        one_cache: false,
     }
 }
 
