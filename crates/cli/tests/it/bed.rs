@@ -13,7 +13,7 @@ use rustix::fs::CWD;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use super::host::Host;
+use super::host::{Containers, Host};
 use super::layout::{Layout, TestImage, text};
 
 /// No command of a test takes longer.
@@ -49,10 +49,11 @@ pub(crate) fn in_bed(test: impl FnOnce(&Bed) + Send) {
         tmpfs.create().unwrap();
         tmpfs.mount(MountAttrs::NONE).unwrap().attach(CWD, "/run").unwrap();
         let bed = Bed { scratch: tempfile::Builder::new().prefix("plywood-it-").tempdir().unwrap() };
-        let before = Host::snapshot(&bed.root());
+        let containers = Containers::note(&bed.root());
+        let before = Host::snapshot(&containers, &bed.root());
         test(&bed);
         bed.expect_empty();
-        Host::expect(&before, &bed.root());
+        Host::expect(&before, &containers, &bed.root());
     });
 }
 

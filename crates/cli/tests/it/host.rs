@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use plywood_engine::cgroup::{Cgroups, ROOT};
+use plywood_engine::cgroup::Cgroups;
 use plywood_kernel::table;
 
-/// Other tests' containers come and go on the same host; what does not go within this time is ours.
+/// Processes that are ending may take a while; what does not go within this time stays.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Mounts, control groups, processes.
@@ -19,18 +22,63 @@ pub(crate) struct Host {
     processes: BTreeSet<String>,
 }
 
+/// The containers of one test, by the bundles that turn up in its run directories. Others come and go on the same
+/// machine, and are none of its business.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    ids: Arc<Mutex<BTreeSet<String>>>,
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Containers {
+    /// Notes every container of this state root, and of those whose runtime directory is the machine's own: `/run`
+    /// is the test's.
+    pub(crate) fn note(root: &Path) -> Containers {
+        let bundles = [root.join("run/bundles"), PathBuf::from("/run/plywood/bundles")];
+        let (ids, done) = (Arc::new(Mutex::new(BTreeSet::new())), Arc::new(AtomicBool::new(false)));
+        let (noted, end) = (Arc::clone(&ids), Arc::clone(&done));
+        // A container lives for tens of milliseconds at least, and one that is left behind for ever.
+        let thread = std::thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                for entry in
+                    bundles.iter().filter_map(|bundles| fs::read_dir(bundles).ok()).flatten().flatten()
+                {
+                    noted.lock().unwrap().extend(entry.file_name().into_string());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Containers { ids, done, thread: Some(thread) }
+    }
+
+    fn ids(&self) -> BTreeSet<String> {
+        self.ids.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _its_panic_is_no_news_now = thread.join();
+        }
+    }
+}
+
 impl Host {
-    /// What there is now, as far as it concerns plywood or the state root.
-    pub(crate) fn snapshot(root: &Path) -> Host {
-        Host { mounts: mounts(), cgroups: cgroups(root), processes: processes(root) }
+    /// What there is now of the test with these containers and this state root.
+    pub(crate) fn snapshot(containers: &Containers, root: &Path) -> Host {
+        let ids = containers.ids();
+        Host { mounts: mounts(), cgroups: cgroups(&ids), processes: processes(&ids, root) }
     }
 
     /// Waits until nothing is here that was not there before, and panics if that does not come.
     #[track_caller]
-    pub(crate) fn expect(before: &Host, root: &Path) {
+    pub(crate) fn expect(before: &Host, containers: &Containers, root: &Path) {
         let until = Instant::now() + PATIENCE;
         loop {
-            let left = Host::snapshot(root).without(before);
+            let left = Host::snapshot(containers, root).without(before);
             // A mount is nobody else's: the namespace is this test's own.
             if left == Host::default() {
                 return;
@@ -57,50 +105,31 @@ fn mounts() -> BTreeSet<String> {
         .collect()
 }
 
-/// Groups of plywood's containers, and its parent group if nobody is in it.
-fn cgroups(root: &Path) -> BTreeSet<String> {
-    let cgroups = Cgroups::detect().unwrap();
-    let mut found: BTreeSet<String> = cgroups.ids().unwrap();
-    found.retain(|id| !cgroups.processes(id).unwrap().iter().any(|&pid| is_foreign(pid, root)));
-    if found.is_empty() {
-        let parents = fs::read_dir(ROOT).unwrap().map(|entry| entry.unwrap().path().join("plywood"));
-        let parents = parents.chain([Path::new(ROOT).join("plywood")]).filter(|parent| parent.is_dir());
-        found.extend(parents.map(|parent| parent.display().to_string()));
-    }
+/// The containers' groups. Their parent is everybody's, and removed by whoever is the last to use it.
+fn cgroups(ids: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut found = Cgroups::detect().unwrap().ids().unwrap();
+    found.retain(|id| ids.contains(id));
     found
 }
 
-/// Processes in plywood's control groups, and those that name the state root.
-fn processes(root: &Path) -> BTreeSet<String> {
+/// Processes in the containers' groups, and those that name a container or the state root.
+fn processes(ids: &BTreeSet<String>, root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").unwrap() {
         let entry = entry.unwrap();
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         // Processes end while we look.
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        let contained = groups.lines().any(|line| line.contains(":/plywood/"));
-        if command.contains(root.to_str().unwrap()) || contained && !is_foreign(pid, root) {
+        let group = groups.lines().find_map(|line| line.split_once(":/plywood/"));
+        let contained = group.is_some_and(|(_, id)| ids.contains(id.split('/').next().unwrap_or(id)));
+        let named = command.split_whitespace().any(|word| ids.contains(word));
+        if contained || named || command.contains(root.to_str().unwrap()) {
             found.insert(format!("{pid} {command}"));
         }
     }
     found
-}
-
-/// Whether the process descends from a plywood or a runtime with another state root: a container of somebody else.
-fn is_foreign(mut pid: i32, root: &Path) -> bool {
-    while pid > 1 {
-        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-        if command.contains(" --root ") || command.contains("plywood run") {
-            return !command.contains(root.to_str().unwrap());
-        }
-        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        pid = parent.unwrap_or(0);
-    }
-    false
 }
