@@ -6,8 +6,8 @@
 //! hybrid  as v1; the v2 hierarchy at /sys/fs/cgroup/unified is one more
 //! ```
 //!
-//! The runtime makes and removes a container's groups; this module finds them, removes what a killed runtime left,
-//! and removes the parent `plywood` once it is empty. It only ever names groups below that parent.
+//! The runtime makes and removes a container's groups; this module finds them, removes what a killed runtime left, and
+//! removes the parent `plywood` once nobody launches and no container runs. It only ever names groups below that parent.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -222,7 +222,10 @@ impl Cgroups {
         Ok(InUse(directory))
     }
 
-    /// Removes our parent group, unless others use it too or it is not empty.
+    /// Removes our parent group, unless others use it too or containers run in it.
+    ///
+    /// When nobody uses it, a group inside it without a process is what a killed launcher left, of whatever state root:
+    /// that may be gone, and nobody else would ever remove it.
     pub fn remove_parent(&self, in_use: &InUse) -> Result<(), CgroupError> {
         match rustix::fs::flock(&in_use.0, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -233,6 +236,13 @@ impl Cgroups {
             }
         }
         for parent in self.parents() {
+            for group in subgroups(&parent)? {
+                let mut processes = BTreeSet::new();
+                collect_processes(&group, &mut processes)?;
+                if processes.is_empty() {
+                    remove_tree(&group)?;
+                }
+            }
             remove_directory(&parent)?;
         }
         Ok(())
@@ -381,6 +391,33 @@ mod tests {
         assert_eq!((sets.cpus.as_deref(), sets.mems.as_deref()), (Some("0-3"), Some("0")));
         write("plywood/cpuset.cpus", "0-1\n");
         assert_eq!(cgroups.cpusets().cpus.as_deref(), Some("0-1"));
+    }
+
+    /// A launcher was killed and its state root deleted: whoever launches next removes the groups it left, and only those
+    /// nobody is in, and only while nobody launches.
+    #[test]
+    fn root_groups_of_the_dead_are_removed_with_the_parent() {
+        plywood_kernel::testing::require_root();
+        let here = Cgroups::detect().unwrap();
+        let top = here.hierarchies[0].join(format!("plywood-test-{}", std::process::id()));
+        let cgroups = Cgroups { layout: here.layout, hierarchies: vec![top.clone()] };
+        fs::create_dir_all(top.join("plywood/dead/inner")).unwrap();
+        fs::create_dir_all(top.join("plywood/live")).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(top.join("plywood/live/cgroup.procs"), child.id().to_string()).unwrap();
+
+        let (mine, others) = (cgroups.in_use().unwrap(), cgroups.in_use().unwrap());
+        cgroups.remove_parent(&mine).unwrap();
+        assert!(top.join("plywood/dead/inner").exists(), "somebody else launches");
+        drop(others);
+        cgroups.remove_parent(&mine).unwrap();
+        assert_eq!(cgroups.ids().unwrap(), BTreeSet::from(["live".to_owned()]));
+        assert_eq!(cgroups.processes("live").unwrap().len(), 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        cgroups.remove_parent(&mine).unwrap();
+        assert!(!top.join("plywood").exists());
+        fs::remove_dir(&top).unwrap();
     }
 
     #[test]
