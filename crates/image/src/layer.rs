@@ -6,8 +6,9 @@
 //!
 //! Rules, where the image specification leaves a choice:
 //!
-//! * **Paths** are relative. `./`, doubled and trailing slashes are dropped; a name or hard link target that begins with
-//!   `/` is an error, and so is a `..` component, even one that stays inside. Symbolic links may point anywhere: they
+//! * **Paths** are relative. `./`, doubled and trailing slashes are dropped; a name that begins with `/` is an
+//!   error unless it is the root's, and so is a `..` component, even one that stays inside. The target of a hard link is
+//!   looked up in the image only, so a slash in front of it changes nothing. Symbolic links may point anywhere: they
 //!   are data, resolved by the container in its own root.
 //! * **Parents**: an entry below something that this layer made a non-directory is an error, so no path of a layer ever
 //!   passes through one of its symbolic links. So is a non-directory that replaces a directory with entries. A parent

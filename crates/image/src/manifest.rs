@@ -166,9 +166,7 @@ pub enum ManifestError {
     #[error("the manifest is ambiguous: {0}")]
     Ambiguous(&'static str),
     /// Docker's format of before 2016.
-    #[error(
-        "Docker schema 1 manifests are not supported"
-    )]
+    #[error("Docker schema 1 manifests are not supported")]
     Schema1,
     /// Some other version.
     #[error("unsupported manifest schema version {0}")]
@@ -193,10 +191,7 @@ pub enum ManifestError {
         index: usize,
     },
     /// More layers than overlayfs, and so plywood, takes.
-    #[error(
-        "the image has {actual} layers, the limit is {} (the most overlayfs takes)",
-        limits::LAYERS
-    )]
+    #[error("the image has {actual} layers, the limit is {} (the most overlayfs takes)", limits::LAYERS)]
     TooManyLayers {
         /// How many.
         actual: usize,

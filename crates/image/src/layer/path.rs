@@ -21,7 +21,8 @@ pub enum PathError {
     /// Nothing at all.
     #[error("the name is empty")]
     Empty,
-    /// A `/` in front: what it would be relative to is anybody's guess.
+    /// A `/` in front of something: what it would be relative to is anybody's guess. A lone `/` is the layer's root,
+    /// as kaniko writes it.
     #[error("the name is absolute, it begins with \"/\"")]
     Absolute,
     /// A `..` component.
@@ -49,7 +50,7 @@ impl EntryPath {
         if name.is_empty() {
             return Err(PathError::Empty);
         }
-        if name.starts_with(b"/") {
+        if name.starts_with(b"/") && name.iter().any(|byte| *byte != b'/') {
             return Err(PathError::Absolute);
         }
         let mut path = Vec::with_capacity(name.len());

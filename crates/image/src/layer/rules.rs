@@ -333,8 +333,10 @@ fn node(header: &mut Header, path: EntryPath) -> Result<DiffEntry, LayerErrorKin
     Ok(DiffEntry::Node(Node { path, kind, meta }))
 }
 
+/// A target is looked up among the entries of the image and nowhere else, so one that begins with a slash, as kaniko
+/// writes them all, is as good as one without.
 fn link_target(link: Vec<u8>, path: &EntryPath) -> Result<EntryPath, LayerErrorKind> {
-    let target = match EntryPath::new(&link) {
+    let target = match EntryPath::new(link.strip_prefix(b"/").unwrap_or(&link)) {
         Ok(target) => target,
         Err(problem) => return Err(LayerErrorKind::LinkPath { target: link, problem }),
     };
