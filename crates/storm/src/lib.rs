@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arm;
+pub mod bystander;
 pub mod count;
 pub mod record;
 pub mod stats;

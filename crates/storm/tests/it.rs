@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like the tests themselves")]
 
 mod it {
+    mod bystander;
     mod count;
 }

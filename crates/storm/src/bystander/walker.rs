@@ -1,0 +1,50 @@
+//! A program that looks up a path, as all programs do all the time.
+//!
+//! A walk spins while `mount_lock` is held for writing, and starts over if it was meanwhile. The times hold whatever
+//! else keeps a thread from its CPU: a storm that fills the CPUs shows here too.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plywood_kernel::SyscallError;
+use rustix::io::Errno;
+
+use super::histogram::Histogram;
+use super::thread::{self, Lap, Place, Running};
+
+/// Lookups in a row. More would make fewer wake-ups of the same number of lookups, and see fewer moments.
+const BURST: u32 = 16;
+/// 1 % of one CPU at most.
+const REST: u32 = 100;
+/// Not more often than timers are exact.
+const AT_LEAST: Duration = Duration::from_millis(1);
+
+/// Finds how long lookups take.
+pub(super) fn start(place: &Place, path: &Path) -> Result<Running<Histogram>, SyscallError> {
+    let refused = |errno| SyscallError::new(format!("newfstatat(AT_FDCWD, {path:?}, 0)"), errno);
+    if !path.is_absolute() {
+        return Err(refused(Errno::INVAL));
+    }
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| refused(Errno::INVAL))?;
+    let look_up = move || match rustix::fs::stat(&path) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(SyscallError::new(format!("newfstatat(AT_FDCWD, {path:?}, 0)"), errno)),
+    };
+    let prepare = move || look_up().map(|()| look_up);
+    thread::run("plywood-walker", place, prepare, |look_up, stop| {
+        let mut times = Histogram::new();
+        let mut lap = Lap::start();
+        loop {
+            for _ in 0..BURST {
+                let begin = Instant::now();
+                look_up()?;
+                times.add(begin.elapsed());
+            }
+            if stop.wait(lap.rest(REST, AT_LEAST))? {
+                return Ok(times);
+            }
+        }
+    })
+}
