@@ -19,10 +19,12 @@
 
 pub mod arm;
 pub mod bystander;
+pub mod compare;
 pub mod count;
 pub mod record;
 pub mod stats;
 pub mod summary;
+pub mod verdict;
 
 pub use arm::{Arm, LauncherKind};
 pub use record::Line;

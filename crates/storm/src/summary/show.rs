@@ -250,3 +250,18 @@ fn quantile(
 ) -> String {
     quantiles.map_or_else(nothing, |q| show(which(q)))
 }
+
+/// Columns of text, aligned, two spaces between.
+#[must_use]
+pub fn table<const N: usize>(head: &[String; N], rows: &[[String; N]]) -> String {
+    let all = || std::iter::once(head).chain(rows);
+    let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in all() {
+        let cells: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        text.push_str(cells.trim_end());
+        text.push('\n');
+    }
+    text
+}

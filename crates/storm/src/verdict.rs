@@ -1,0 +1,334 @@
+//! What one storm says about its node, in a sentence.
+//!
+//! Of the arms that differ only in how root file systems are mounted, at the heaviest load that has two of them, the one
+//! that mounts most (`per-layer`, else `common-parent`; of containerd its own snapshotter) is held against the one that
+//! mounts least (what plywood takes by itself; of containerd, plywood's snapshotter). Then, in this order:
+//!
+//! | finding | when |
+//! |---|---|
+//! | `stalls` | with the one at least 1 % of launches fail, or 1 % of readings of the mount table take over a second, and with the other not |
+//! | `slows` | no such thing, but a round takes at least 1.5 x as long, interval above 1 |
+//! | `harmless` | the whole interval is below 1.1 x |
+//! | `unclear` | anything else |
+//! | `one_way` | there are no two arms to hold against each other |
+//!
+//! Slow is not the same as contended: per-layer mounts are work even for one container alone. Contention is what grows
+//! with the number at once, so a sweep of `--concurrency` is needed to see it: a burst that takes at least 1.1 x as long
+//! when more of it starts at once, interval above 1, waits for something shared.
+
+use serde::Serialize;
+
+use crate::arm::{Arm, LauncherKind};
+use crate::compare::{failed, walls};
+use crate::record::Line;
+use crate::stats::{Quantiles, Ratio, median};
+use crate::summary::gather::{Measured, Storm, gather};
+use crate::summary::{SummaryError, show};
+
+use plywood_engine::lower::LowerSource;
+use plywood_engine::mechanism::Mechanism;
+
+#[cfg(test)]
+mod tests;
+
+/// Share of launches that fail, or of readings over a second, that is a stall.
+const STALLS: f64 = 0.01;
+/// As much longer is slow.
+const SLOWS: f64 = 1.5;
+/// As much longer is nothing.
+const HARMLESS: f64 = 1.1;
+/// As much longer with more at once is waiting.
+const CONTENDS: f64 = 1.1;
+/// Fewer CPUs cannot show what the incident's hundred did.
+const FEW_CPUS: usize = 8;
+
+/// What was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// Container starts fail or the node stops answering.
+    Stalls,
+    /// Container starts take longer.
+    Slows,
+    /// It makes no difference.
+    Harmless,
+    /// These rounds do not say.
+    Unclear,
+    /// One way of mounting was measured.
+    OneWay,
+}
+
+/// What one storm says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// By the table above.
+    pub finding: Finding,
+    /// In a sentence.
+    pub sentence: String,
+    /// What supports it, and what it does not say.
+    pub details: Vec<String>,
+    /// How many times as long the one takes as the other.
+    pub ratio: Option<f64>,
+    /// Where that lies.
+    pub ratio_interval: Option<crate::stats::Interval>,
+}
+
+/// Decides.
+///
+/// # Errors
+/// If the lines are no storm's.
+pub fn verdict(lines: &[Line]) -> Result<Verdict, SummaryError> {
+    let storm = gather(lines)?;
+    let mut verdict = match heaviest_pair(&storm) {
+        Some((most, least)) => compared(&storm, most, least),
+        None => one_way(&storm),
+    };
+    if let Some(reason) = &storm.partial {
+        verdict
+            .details
+            .push(format!("The storm did not finish ({reason}); this is said by the rounds there are."));
+    }
+    let cpus = storm.run.host.cpus;
+    if cpus > 0 && cpus < FEW_CPUS {
+        verdict.details.push(format!(
+            "{} cannot contend for a lock as the hundred of a large machine do: what is harmless here may stall there.",
+            show::count(cpus, "CPU", "CPUs")
+        ));
+    }
+    Ok(verdict)
+}
+
+/// How much a way of mounting is like the incident: the highest is held against the lowest.
+fn weight(arm: &Arm) -> Option<u32> {
+    let ours = arm.mechanism.zip(arm.lower).map(|(mechanism, lower)| {
+        let mechanism = match mechanism {
+            Mechanism::PerLayer => 500,
+            Mechanism::CommonParent => 400,
+            Mechanism::Copy => return None,
+            Mechanism::Private => 30,
+            Mechanism::Detached => 20,
+            Mechanism::IdmappedOverlay => 10,
+        };
+        Some(mechanism + 50 * (arm.passes.clamp(1, 2) - 1) + u32::from(lower == LowerSource::Layers))
+    });
+    match (ours, arm.snapshotter.as_deref()) {
+        (Some(ours), _) => ours,
+        (None, Some("plywood")) => Some(100),
+        (None, _) => Some(450),
+    }
+}
+
+/// The two arms, at the heaviest load that has two that differ in the mounting of one launcher.
+fn heaviest_pair<'a>(storm: &'a Storm<'a>) -> Option<(&'a Measured<'a>, &'a Measured<'a>)> {
+    let load = |arm: &Arm| (arm.containers, arm.layers, arm.concurrency, arm.launcher);
+    let mut usable: Vec<&Measured<'_>> = storm.arms.iter().filter(|arm| !arm.rounds.is_empty()).collect();
+    usable.sort_by_key(|arm| std::cmp::Reverse(load(arm.arm)));
+    usable
+        .chunk_by(|a, b| load(a.arm) == load(b.arm))
+        .filter_map(|group| {
+            let weighed = || group.iter().filter_map(|arm| Some((weight(arm.arm)?, *arm)));
+            // Of arms that differ in admission alone, the first asked for.
+            let most = weighed().rev().max_by_key(|(weight, _)| *weight)?;
+            let least = weighed().min_by_key(|(weight, _)| *weight)?;
+            (most.0 >= 100 && least.0 < most.0).then_some((most.1, least.1))
+        })
+        .next()
+}
+
+/// The way of an arm, without its load.
+fn way(arm: &Arm) -> String {
+    let text = arm.to_string();
+    text.split_once(", ").map_or(text.clone(), |(way, _)| way.to_owned())
+}
+
+fn load(arm: &Arm) -> String {
+    format!(
+        "{} with {}, {} at once",
+        show::count(arm.containers, "container", "containers"),
+        show::count(arm.layers, "layer", "layers"),
+        show::whole(arm.concurrency as u64)
+    )
+}
+
+fn one_way(storm: &Storm<'_>) -> Verdict {
+    let measured: Vec<&Measured<'_>> = storm.arms.iter().filter(|arm| !arm.rounds.is_empty()).collect();
+    let what = match measured.first() {
+        None => "no round was finished".to_owned(),
+        Some(arm) => {
+            let wall = median(&walls(arm)).map_or_else(|| show::NOTHING.to_owned(), show::ms);
+            let more = if measured.len() > 1 { ", the first of several arms that mount alike," } else { "" };
+            let failing = failed(arm);
+            let failing = if failing > 0.0 {
+                format!("; {} of launches failed", show::percent(failing))
+            } else {
+                String::new()
+            };
+            format!("`{}`{more} takes {wall} for {}{failing}", way(arm.arm), load(arm.arm))
+        }
+    };
+    Verdict {
+        finding: Finding::OneWay,
+        sentence: format!(
+            "Whether mounting stalls container starts on this node cannot be said, since nothing was there to compare \
+             with: {what}."
+        ),
+        details: vec![
+            "To find out, name at least two ways to mount: `--mechanism per-layer,detached --passes 2` beside the \
+             layers and the concurrency of your bursts."
+                .to_owned(),
+        ],
+        ratio: None,
+        ratio_interval: None,
+    }
+}
+
+fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
+    let ratio = Ratio::of(&walls(most), &walls(least));
+    let interval = ratio.and_then(|ratio| ratio.interval);
+    let above = interval.is_some_and(|i| i.lo > 1.0);
+    let finding = match ratio {
+        _ if stalls(most) && !stalls(least) => Finding::Stalls,
+        Some(ratio) if above && ratio.value >= SLOWS => Finding::Slows,
+        Some(_) if interval.is_some_and(|i| i.hi < HARMLESS) => Finding::Harmless,
+        _ => Finding::Unclear,
+    };
+    let wall = |arm: &Measured<'_>| median(&walls(arm)).map_or_else(|| show::NOTHING.to_owned(), show::ms);
+    let times = ratio.map_or_else(|| show::NOTHING.to_owned(), |ratio| show::times(ratio.value));
+    let range = interval.map(|i| format!(" ({})", show::interval(&i, show::times))).unwrap_or_default();
+    let took = format!(
+        "{} take {} by `{}` and {} by `{}`, {times}{range}",
+        load(most.arm),
+        wall(most),
+        way(most.arm),
+        wall(least),
+        way(least.arm)
+    );
+    let sentence = match finding {
+        Finding::Stalls => {
+            format!("Mounting stalls container starts on this node: {}; {took}.", stalled(most))
+        }
+        Finding::Slows => format!("Mounting slows container starts on this node and stalls none: {took}."),
+        Finding::Harmless => {
+            format!("How root file systems are mounted matters little on this node: {took}.")
+        }
+        Finding::Unclear | Finding::OneWay => {
+            format!("Whether mounting slows container starts on this node these rounds do not say: {took}.")
+        }
+    };
+    let mut details = Vec::new();
+    details.extend(operations(most, least));
+    details.extend(bystanders(most, least));
+    details.push(at_once(storm, most, least));
+    if stalls(most) && stalls(least) {
+        details.push(format!(
+            "Both stall ({}; {}): something other than mounting holds them up.",
+            stalled(most),
+            stalled(least)
+        ));
+    }
+    if matches!(most.arm.launcher, LauncherKind::Assembly) {
+        details.push(
+            "Only root file systems were made; the rest of a start, the runtime and the program, adds what it adds to \
+             both (`--launcher run`)."
+                .to_owned(),
+        );
+    }
+    Verdict { finding, sentence, details, ratio: ratio.map(|r| r.value), ratio_interval: interval }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share")]
+fn over_a_second(arm: &Measured<'_>) -> f64 {
+    let readings = || arm.rounds.iter().flat_map(|(round, _)| &round.health_ms);
+    readings().filter(|ms| **ms > 1000.0).count() as f64 / readings().count().max(1) as f64
+}
+
+fn stalls(arm: &Measured<'_>) -> bool {
+    failed(arm) >= STALLS || over_a_second(arm) >= STALLS
+}
+
+fn stalled(arm: &Measured<'_>) -> String {
+    format!(
+        "by `{}` {} of launches fail and {} of readings of the mount table take over a second",
+        way(arm.arm),
+        show::percent(failed(arm)),
+        show::percent(over_a_second(arm))
+    )
+}
+
+/// Mounts attached a container, in any namespace and the host's.
+#[expect(clippy::cast_precision_loss, reason = "counts of mounts")]
+fn operations(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
+    let each = |arm: &Measured<'_>, count: &dyn Fn(&crate::record::MountOps) -> u64| {
+        let counts: Vec<f64> =
+            arm.each(|round| count(&round.mount_ops) as f64 / arm.arm.containers.max(1) as f64);
+        median(&counts).map(show::significant)
+    };
+    let host = |arm| each(arm, &|ops| ops.host_attach.saturating_add(ops.host_detach));
+    let any = |arm: &Measured<'_>| {
+        arm.rounds
+            .iter()
+            .all(|(round, _)| round.mount_ops.attach.is_some())
+            .then(|| each(arm, &|ops| ops.attach.unwrap_or(0).saturating_add(ops.detach.unwrap_or(0))))
+            .flatten()
+    };
+    let (host_most, host_least) = (host(most)?, host(least)?);
+    let all = any(most).zip(any(least));
+    let all = all.map(|(a, b)| format!(", and {a} and {b} anywhere")).unwrap_or_default();
+    Some(format!(
+        "A container changes the host's mount table {host_most} times with the one and {host_least} times with the \
+         other{all}."
+    ))
+}
+
+fn bystanders(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
+    let health = |arm: &Measured<'_>| {
+        let readings: Vec<f64> = arm.rounds.iter().flat_map(|(round, _)| &round.health_ms).copied().collect();
+        Quantiles::of(&readings).map(|q| show::ms(q.p99))
+    };
+    let walk = |arm: &Measured<'_>| {
+        let bins: Vec<(f64, u64)> =
+            arm.rounds.iter().flat_map(|(round, _)| &round.path_walk_us).copied().collect();
+        Quantiles::weighted(&bins).map(|q| show::us(q.p99))
+    };
+    let mut parts = Vec::new();
+    if let Some((a, b)) = health(most).zip(health(least)) {
+        parts.push(format!("reading the mount table takes {a} with the one and {b} with the other"));
+    }
+    if let Some((a, b)) = walk(most).zip(walk(least)) {
+        parts.push(format!("looking up a path {a} and {b}"));
+    }
+    (!parts.is_empty()).then(|| format!("Meanwhile, at the 99th percentile, {}.", parts.join(", ")))
+}
+
+/// Whether a burst waits for something shared: the same burst, fewer and more of it at once.
+fn at_once(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> String {
+    let fewest = |this: &Measured<'_>| {
+        let alike = |arm: &Arm| Arm { concurrency: this.arm.concurrency, ..arm.clone() } == *this.arm;
+        let fewer = storm
+            .arms
+            .iter()
+            .filter(|a| !a.rounds.is_empty() && a.arm.concurrency < this.arm.concurrency && alike(a.arm));
+        let fewest = fewer.min_by_key(|arm| arm.arm.concurrency)?;
+        Some((fewest.arm.concurrency, Ratio::of(&walls(this), &walls(fewest))?))
+    };
+    let said = |this: &Measured<'_>| {
+        let (fewer, ratio) = fewest(this)?;
+        let contends = ratio.value >= CONTENDS && ratio.interval.is_some_and(|i| i.lo > 1.0);
+        let means = if contends { "it waits for something shared" } else { "no sign of waiting" };
+        let range =
+            ratio.interval.map(|i| format!(", {}", show::interval(&i, show::times))).unwrap_or_default();
+        Some(format!(
+            "`{}` takes {}{range}, as long with {} at once as with {fewer}: {means}",
+            way(this.arm),
+            show::times(ratio.value),
+            this.arm.concurrency
+        ))
+    };
+    let both: Vec<String> = [most, least].into_iter().filter_map(said).collect();
+    if both.is_empty() {
+        return "Whether they wait for each other or just have more to do is not told apart here; a sweep is \
+                (`--concurrency 1,8,...`)."
+            .to_owned();
+    }
+    format!("The same burst, {}.", both.join("; "))
+}

@@ -1,0 +1,100 @@
+//! Storms made up to be judged.
+
+use super::*;
+use crate::summary::tests::{arm, storm};
+
+/// Rounds that differ by a few percent, and steady bystanders.
+fn calm(arms: Vec<Arm>, wall: impl Fn(usize) -> f64) -> Vec<Line> {
+    let mut lines = storm(arms, 10, |arm, round| wall(arm) * (1.0 + 0.01 * f64::from(round * 7 % 5)));
+    for line in &mut lines {
+        if let Line::Round(round) = line {
+            round.health_ms = vec![1.0; 10];
+        }
+    }
+    lines
+}
+
+fn pair() -> Vec<Arm> {
+    vec![arm(Mechanism::PerLayer, 2, 20), arm(Mechanism::Detached, 1, 20)]
+}
+
+#[test]
+fn slow_is_not_stalled() {
+    let verdict = verdict(&calm(pair(), |arm| [800.0, 40.0][arm])).unwrap();
+    assert_eq!(verdict.finding, Finding::Slows);
+    assert_eq!(
+        verdict.sentence,
+        "Mounting slows container starts on this node and stalls none: 20 containers with 50 layers, 20 at once take \
+         816 ms by `assembly per-layer over layers x 2` and 40.8 ms by `assembly detached over flat`, 20.0 x (19.6 x \
+         to 20.4 x)."
+    );
+    assert!(verdict.details.iter().any(|d| d.contains("a sweep is")), "{:?}", verdict.details);
+    assert!(verdict.details.iter().any(|d| d.starts_with("2 CPUs cannot contend")), "{:?}", verdict.details);
+}
+
+#[test]
+fn failures_of_one_alone_are_a_stall() {
+    let failing = |arms: &[usize]| {
+        let mut lines = calm(pair(), |arm| [800.0, 40.0][arm]);
+        for line in &mut lines {
+            if let Line::Launch(launch) = line
+                && arms.contains(&launch.arm)
+                && launch.container == 0
+            {
+                launch.failed = Some("took longer than 30 s".into());
+            }
+        }
+        verdict(&lines).unwrap()
+    };
+    assert_eq!(failing(&[0]).finding, Finding::Stalls);
+    assert!(failing(&[0]).sentence.contains("5.0 % of launches fail"), "{}", failing(&[0]).sentence);
+    let both = failing(&[0, 1]);
+    assert_eq!(both.finding, Finding::Slows);
+    assert!(both.details.iter().any(|d| d.starts_with("Both stall")));
+}
+
+#[test]
+fn slow_readings_of_one_alone_are_a_stall() {
+    let mut lines = calm(pair(), |_| 100.0);
+    for line in &mut lines {
+        if let Line::Round(round) = line
+            && round.arm == 0
+        {
+            round.health_ms[3] = 2500.0;
+        }
+    }
+    assert_eq!(verdict(&lines).unwrap().finding, Finding::Stalls);
+}
+
+#[test]
+fn no_difference_and_no_certainty() {
+    assert_eq!(verdict(&calm(pair(), |_| 100.0)).unwrap().finding, Finding::Harmless);
+    assert_eq!(verdict(&calm(pair(), |arm| [130.0, 100.0][arm])).unwrap().finding, Finding::Unclear);
+}
+
+#[test]
+fn one_way_says_nothing_about_the_other() {
+    let one = verdict(&calm(vec![arm(Mechanism::PerLayer, 2, 20)], |_| 100.0)).unwrap();
+    assert_eq!(one.finding, Finding::OneWay);
+    assert!(one.sentence.contains("cannot be said") && one.details[0].contains("--mechanism"), "{one:?}");
+    let alike = vec![arm(Mechanism::Detached, 1, 20), arm(Mechanism::Detached, 1, 1)];
+    assert_eq!(verdict(&calm(alike, |_| 100.0)).unwrap().finding, Finding::OneWay);
+    let lines = calm(pair(), |_| 1.0);
+    assert!(verdict(&lines[..3]).unwrap().sentence.contains("no round was finished"));
+}
+
+/// Contention is what grows with the number at once, at the heaviest load there is.
+#[test]
+fn more_at_once_shows_contention() {
+    let arms = vec![
+        arm(Mechanism::PerLayer, 2, 1),
+        arm(Mechanism::Detached, 1, 1),
+        arm(Mechanism::PerLayer, 2, 20),
+        arm(Mechanism::Detached, 1, 20),
+    ];
+    let verdict = verdict(&calm(arms, |arm| [500.0, 40.0, 900.0, 30.0][arm])).unwrap();
+    assert!(verdict.ratio.is_some_and(|ratio| (ratio - 30.0).abs() < 0.5), "{verdict:?}");
+    let detail = verdict.details.iter().find(|d| d.starts_with("The same burst")).unwrap();
+    assert!(detail.contains("1.80 x") && detail.contains("it waits for something shared"), "{detail}");
+    assert!(detail.contains("0.75 x") && detail.contains("no sign of waiting"), "{detail}");
+}
