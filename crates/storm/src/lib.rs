@@ -21,6 +21,7 @@ pub mod arm;
 pub mod bystander;
 pub mod compare;
 pub mod count;
+pub mod host;
 pub mod record;
 pub mod stats;
 pub mod summary;
