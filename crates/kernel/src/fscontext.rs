@@ -49,15 +49,6 @@ impl FsContext {
         })
     }
 
-    /// Sets a parameter to the file at `path`, relative to `dirfd`. Overlay takes none this way.
-    pub fn set_path(&self, key: &str, dirfd: impl AsFd, path: impl Arg) -> Result<()> {
-        let dirfd = dirfd.as_fd();
-        let path = crate::mount::c_path("fsconfig", path)?;
-        rustix::mount::fsconfig_set_path(self, key, &*path, dirfd).map_err(|errno| {
-            self.refused(errno, &format!("FSCONFIG_SET_PATH, {key:?}, {path:?}, {}", error::fd(dirfd)))
-        })
-    }
-
     /// Makes the filesystem from the parameters.
     pub fn create(&self) -> Result<()> {
         rustix::mount::fsconfig_create(self)

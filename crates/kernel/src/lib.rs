@@ -35,7 +35,7 @@ pub mod watch;
 pub use error::{Kind, Result, SyscallError};
 pub use fscontext::FsContext;
 pub use idmap::{IdMap, IdMapping, IdRange};
-pub use mount::{MountAttrs, MountFd, Propagation, UnmountFlags, unmount};
+pub use mount::{MountAttrs, MountFd, UnmountFlags, unmount};
 pub use mountns::MountNs;
 pub use process::{ProcessId, set_child_subreaper, syncfs};
 pub use rangelock::RangeLocks;

@@ -31,19 +31,6 @@ pub struct MountFd(OwnedFd);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MountAttrs(u32);
 
-/// How mounts and umounts travel between copies of a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Propagation {
-    /// Nothing arrives, nothing leaves.
-    Private,
-    /// Events arrive from the master, none leave.
-    Slave,
-    /// Both directions.
-    Shared,
-    /// Private, and cannot be bind-mounted.
-    Unbindable,
-}
-
 impl MountFd {
     /// A detached copy of the mount at `path` (all mounts below it too if `recursive`), rooted at `path`.
     ///
@@ -83,18 +70,6 @@ impl MountFd {
         let attr =
             sys::MountAttr { attr_set: u64::from(set.0), attr_clr: u64::from(clear.0), ..Default::default() };
         self.setattr(&attr, recursive, || format!("attr_set={set}, attr_clr={clear}"))
-    }
-
-    /// Sets the propagation type, on all mounts below as well if `recursive`.
-    pub fn set_propagation(&self, propagation: Propagation, recursive: bool) -> Result<()> {
-        let (bits, name) = match propagation {
-            Propagation::Private => (libc::MS_PRIVATE, "MS_PRIVATE"),
-            Propagation::Slave => (libc::MS_SLAVE, "MS_SLAVE"),
-            Propagation::Shared => (libc::MS_SHARED, "MS_SHARED"),
-            Propagation::Unbindable => (libc::MS_UNBINDABLE, "MS_UNBINDABLE"),
-        };
-        let attr = sys::MountAttr { propagation: bits, ..Default::default() };
-        self.setattr(&attr, recursive, || format!("propagation={name}"))
     }
 
     fn setattr(&self, attr: &sys::MountAttr, recursive: bool, shown: impl Fn() -> String) -> Result<()> {

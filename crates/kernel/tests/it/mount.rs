@@ -4,9 +4,7 @@ use std::error::Error as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use plywood_kernel::testing::{in_private_mount_ns, require_root};
-use plywood_kernel::{
-    IdMap, IdRange, Kind, MountAttrs, MountFd, Propagation, UnmountFlags, UserNs, table, unmount,
-};
+use plywood_kernel::{IdMap, IdRange, Kind, MountAttrs, MountFd, UnmountFlags, UserNs, table, unmount};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -80,28 +78,6 @@ fn root_attributes_are_set_and_cleared() {
         let entries = table::list().unwrap();
         let entry = table::covering(&entries, &dir.path().canonicalize().unwrap()).unwrap();
         assert!(entry.options.contains("nodev") && entry.options.starts_with("rw"), "{entry:?}");
-    });
-}
-
-#[test]
-fn root_propagation_is_set_on_an_attached_mount() {
-    require_root();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().canonicalize().unwrap();
-    in_private_mount_ns(|| {
-        MountFd::clone_tree(CWD, &path, false).unwrap().attach(CWD, &path).unwrap();
-        let shared = || {
-            let entries = table::list().unwrap();
-            table::covering(&entries, &path).unwrap().propagates
-        };
-        assert!(!shared());
-        let mount = MountFd::open(CWD, &path).unwrap();
-        mount.set_propagation(Propagation::Shared, false).unwrap();
-        assert!(shared());
-        mount.set_propagation(Propagation::Private, true).unwrap();
-        assert!(!shared());
-        mount.set_propagation(Propagation::Unbindable, false).unwrap();
-        assert_eq!(MountFd::clone_tree(CWD, &path, false).unwrap_err().errno(), Errno::INVAL);
     });
 }
 
