@@ -4,7 +4,7 @@
 //! an owner is looked at and a file is written through. An answer is *yes*, *no* with the kernel's own words, or *error*
 //! where it could not be asked; these never merge.
 //!
-//! A set of answers holds for one kernel, one boot and one file system: [`ProbeKey`] says which, for those who keep it.
+//! A set of answers holds for one kernel, one boot and one file system.
 
 use std::path::Path;
 
@@ -78,17 +78,6 @@ pub struct Chosen {
     pub passed_over: Vec<(Mechanism, String)>,
 }
 
-/// What a set of answers holds for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeKey {
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: String,
-    /// The kernel's release.
-    pub kernel: String,
-    /// Device number of the file system.
-    pub device: u64,
-}
-
 impl Capabilities {
     /// Asks everything, on the file system of `dir`, a directory that root may write in. Nothing stays there.
     pub fn probe(dir: &Path) -> Result<Self, ProbeError> {
@@ -117,18 +106,5 @@ impl Capabilities {
             }
         }
         Chosen { mechanism: Mechanism::Copy, passed_over }
-    }
-}
-
-impl ProbeKey {
-    /// The key for answers about the file system of `dir`.
-    pub fn of(dir: &Path) -> std::io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let read = |path| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
-        Ok(Self {
-            boot_id: read("/proc/sys/kernel/random/boot_id")?,
-            kernel: read("/proc/sys/kernel/osrelease")?,
-            device: std::fs::metadata(dir)?.dev(),
-        })
     }
 }

@@ -461,8 +461,3 @@ impl Drop for Launcher {
         }
     }
 }
-
-/// The path a container's root file system is attached at, for its spec.
-pub fn rootfs_path(anchor: &Path) -> PathBuf {
-    anchor.join("rootfs")
-}

@@ -44,7 +44,7 @@ impl RunDirectories {
 
     /// Where a container's root file system is attached.
     pub fn rootfs(&self) -> PathBuf {
-        super::rootfs_path(&self.anchor)
+        self.anchor.join("rootfs")
     }
 
     /// Where volumes are attached.
