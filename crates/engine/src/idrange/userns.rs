@@ -1,7 +1,7 @@
 //! User namespaces, made before they are needed and kept with their mapping.
 //!
 //! A user namespace cannot be had without a process (0.1 to 0.7 ms here, on two processors), so none is made on
-//! the launch path: the pool keeps a descriptor for each mapping, and a range leased again finds its namespace here.
+//! the launch path: the pool keeps a descriptor for each mapping until it is told to let go of it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -59,7 +59,7 @@ impl UserNsPool {
         })
     }
 
-    /// Lets go of a mapping's namespace: its range is no longer ours.
+    /// Lets go of a mapping's namespace: what runs in it keeps it, and nothing more will start in it.
     pub fn forget(&self, map: &IdMap) {
         self.lock().remove(map);
     }

@@ -254,7 +254,7 @@ fn prepare(shared: &Shared, member: &Member) -> Result<Prepared, PrepareError> {
     }
     let mut request = bundle_request(settings, &shared.program, map.clone());
     request.overrides.hostname.get_or_insert_with(|| member.id.short().to_owned());
-    // The pool keeps the descriptor open until the run has ended.
+    // The pool keeps the descriptor open until the container has started, or never will.
     let number = user_ns.as_fd().as_raw_fd();
     request.user_namespace = Some(PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id())));
     request.rootfs = shared.directories.rootfs();
