@@ -17,14 +17,19 @@
 //! whose interval includes none, and to leave anything mounted, running or leased when it ends.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod arm;
 pub mod bystander;
 pub mod compare;
 pub mod count;
+pub mod harness;
 pub mod host;
+pub mod launcher;
 pub mod record;
 pub mod stats;
 pub mod summary;
+pub mod sweep;
+pub mod threads;
 pub mod verdict;
 
 pub use arm::{Arm, LauncherKind};
