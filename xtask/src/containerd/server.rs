@@ -62,8 +62,9 @@ impl Server {
         let name = format!("{PREFIX}{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let groups = Groups::make(&name)?;
         let dir = std::env::temp_dir().join(&name);
+        // The root of a container with an id mapping has to get through to its root file system.
         fs::DirBuilder::new()
-            .mode(0o700)
+            .mode(0o711)
             .create(&dir)
             .with_context(|| format!("cannot make {}", dir.display()))?;
         let child = match spawn(&tree, &dir, &groups, settings) {

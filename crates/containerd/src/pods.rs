@@ -1,0 +1,341 @@
+//! Pods, through the Container Runtime Interface: what the kubelet asks a node's containerd for.
+//!
+//! Images have to be in containerd's namespace [`Pods::NAMESPACE`] beforehand (a [`Session`] there brings them in), and
+//! containerd needs a pod network and its pause image, as on any node.
+//!
+//! [`Session`]: crate::Session
+
+use std::collections::HashMap;
+
+use plywood_kernel::{IdMap, IdMapping, ProcessId};
+
+use crate::client::{Client, patient};
+use crate::error::{CallError, Kind, unless};
+use crate::proto::runtime::v1::image_service_client::ImageServiceClient;
+use crate::proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use crate::proto::runtime::v1::{
+    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, IdMapping as WireMapping, ImageSpec, ImageStatusRequest, LinuxContainerConfig,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListPodSandboxRequest,
+    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopPodSandboxRequest,
+    UserNamespace,
+};
+use crate::session::{OWNER, SessionError, is_stale};
+use crate::version::{Mounting, Version};
+
+/// The kubelet's namespace for pods without one.
+const POD_NAMESPACE: &str = "plywood-storm";
+
+/// Where systemd makes control groups, slices are the parents; this one is always there.
+const SLICE: &str = "system.slice";
+
+/// A process's pods. Any thread may use it.
+#[derive(Debug)]
+pub struct Pods {
+    client: Client,
+    owner: String,
+    cgroup_parent: &'static str,
+}
+
+/// A pod, stopped and removed with its containers when it is dropped.
+#[derive(Debug)]
+pub struct Pod<'p> {
+    pods: &'p Pods,
+    id: String,
+    config: PodSandboxConfig,
+    removed: bool,
+}
+
+/// Why there can be no pods.
+#[derive(Debug, thiserror::Error)]
+pub enum PodsError {
+    /// The CRI plugin is disabled, or failed to start.
+    #[error(
+        "containerd {version} answers no CRI calls on {socket}: its CRI plugin is disabled or could not start"
+    )]
+    NoCri {
+        /// The version of containerd.
+        version: Version,
+        /// The socket.
+        socket: String,
+    },
+    /// Something that has to be there on every node is not.
+    #[error("containerd is not ready for pods: {reason}: {message}")]
+    NotReady {
+        /// In a word.
+        reason: String,
+        /// In containerd's words.
+        message: String,
+    },
+    /// Before 2.0 there were no idmapped mounts.
+    #[error("containerd {0} has no pods with user namespaces; 2.0 and newer have")]
+    TooOld(Version),
+    /// containerd could, but what it stands on cannot.
+    #[error(
+        "containerd {0} could run pods with user namespaces, but its OCI runtime (runc 1.2 or newer can) or the kernel (6.3 or newer can) cannot"
+    )]
+    Unsupported(Version),
+    /// containerd refused.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// As for sessions.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl Pods {
+    /// The namespace of containerd in which the CRI plugin has everything.
+    pub const NAMESPACE: &'static str = "k8s.io";
+
+    /// Asks whether containerd can run pods with user namespaces, and removes pods that killed processes left.
+    ///
+    /// # Errors
+    /// There is no CRI, it is not ready, it cannot do user namespaces.
+    pub fn open(client: &Client) -> Result<Pods, PodsError> {
+        let request = patient(StatusRequest { verbose: true });
+        let mut runtime = RuntimeServiceClient::new(client.channel());
+        let status = match client.wait(|| "Status of CRI".into(), runtime.status(request)) {
+            Err(error) if error.kind() == Kind::Unsupported => {
+                let socket = client.socket().display().to_string();
+                return Err(PodsError::NoCri { version: client.version().clone(), socket });
+            }
+            answer => answer?,
+        };
+        check(&status, client.version())?;
+        let owner = ProcessId::current().map_err(SessionError::Identity)?.to_string();
+        let cgroup_parent = if uses_systemd(&status) { SLICE } else { "/" };
+        let pods = Pods { client: client.clone(), owner, cgroup_parent };
+        pods.sweep()?;
+        Ok(pods)
+    }
+
+    /// Whether the CRI plugin has an image.
+    ///
+    /// # Errors
+    /// containerd does not answer.
+    pub fn has_image(&self, name: &str) -> Result<bool, CallError> {
+        let request = patient(ImageStatusRequest { image: Some(ImageSpec { image: name.to_owned() }) });
+        let mut images = ImageServiceClient::new(self.client.channel());
+        let answer =
+            self.client.wait(|| format!("Status of image {name:?}"), images.image_status(request))?;
+        Ok(answer.image.is_some())
+    }
+
+    /// Runs a pod's sandbox: its namespaces, its network, its pause container.
+    ///
+    /// # Errors
+    /// containerd refused.
+    pub fn run(&self, name: &str, mapping: Option<&IdMap>) -> Result<Pod<'_>, CallError> {
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: name.to_owned(),
+                namespace: POD_NAMESPACE.into(),
+                attempt: 0,
+            }),
+            labels: HashMap::from([(OWNER.to_owned(), self.owner.clone())]),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup_parent.into(),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces(mapping)),
+                }),
+            }),
+            ..PodSandboxConfig::default()
+        };
+        let request =
+            patient(RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() });
+        let mut runtime = RuntimeServiceClient::new(self.client.channel());
+        let answer = self.client.wait(|| format!("Run pod {name:?}"), runtime.run_pod_sandbox(request))?;
+        Ok(Pod { pods: self, id: answer.pod_sandbox_id, config, removed: false })
+    }
+
+    /// Removes pods that killed processes left.
+    fn sweep(&self) -> Result<(), PodsError> {
+        let request = patient(ListPodSandboxRequest { filter: None });
+        let mut runtime = RuntimeServiceClient::new(self.client.channel());
+        for pod in self.client.wait(|| "List pods".into(), runtime.list_pod_sandbox(request))?.items {
+            if is_stale(&pod.labels)? {
+                tracing::info!(pod = pod.id, "removing what a killed process left");
+                self.remove(&pod.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops and removes a pod with its containers.
+    fn remove(&self, id: &str) -> Result<(), CallError> {
+        let mut runtime = RuntimeServiceClient::new(self.client.channel());
+        let answer =
+            runtime.stop_pod_sandbox(patient(StopPodSandboxRequest { pod_sandbox_id: id.to_owned() }));
+        self.client.wait(|| format!("Stop pod {id:?}"), answer)?;
+        let answer =
+            runtime.remove_pod_sandbox(patient(RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }));
+        unless(&[Kind::Missing], self.client.wait(|| format!("Remove pod {id:?}"), answer).map(drop))
+    }
+}
+
+impl Pod<'_> {
+    /// Creates the pod's container, with the mapping of the pod, and starts it. Returns its name in containerd.
+    ///
+    /// # Errors
+    /// containerd or the OCI runtime refused; what was made goes with the pod.
+    pub fn start(&self, image: &str, args: &[String]) -> Result<String, CallError> {
+        let linux = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "container".into(), attempt: 0 }),
+            image: Some(ImageSpec { image: image.to_owned() }),
+            command: args.to_vec(),
+            labels: self.config.labels.clone(),
+            linux: Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: linux.and_then(|context| context.namespace_options.clone()),
+                }),
+            }),
+            ..ContainerConfig::default()
+        };
+        let client = &self.pods.client;
+        let mut runtime = RuntimeServiceClient::new(client.channel());
+        let request = patient(CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        });
+        let answer = runtime.create_container(request);
+        let id = client.wait(|| format!("Create container in pod {:?}", self.id), answer)?.container_id;
+        let answer = runtime.start_container(patient(StartContainerRequest { container_id: id.clone() }));
+        client.wait(|| format!("Start container {id:?}"), answer)?;
+        Ok(id)
+    }
+
+    /// The exit status of a container of it, `None` while it runs.
+    ///
+    /// # Errors
+    /// containerd does not answer.
+    pub fn exit_status(&self, container: &str) -> Result<Option<i32>, CallError> {
+        let request = patient(ContainerStatusRequest { container_id: container.to_owned(), verbose: false });
+        let mut runtime = RuntimeServiceClient::new(self.pods.client.channel());
+        let answer = runtime.container_status(request);
+        let answer = self.pods.client.wait(|| format!("Status of container {container:?}"), answer)?;
+        let ended = |status: &ContainerStatus| status.state() == ContainerState::ContainerExited;
+        Ok(answer.status.filter(ended).map(|status| status.exit_code))
+    }
+
+    /// Stops and removes it with its containers.
+    ///
+    /// # Errors
+    /// containerd refused; the next storm tries again.
+    pub fn remove(mut self) -> Result<(), CallError> {
+        self.removed = true;
+        self.pods.remove(&self.id)
+    }
+}
+
+impl Drop for Pod<'_> {
+    fn drop(&mut self) {
+        if !self.removed
+            && let Err(error) = self.pods.remove(&self.id)
+        {
+            tracing::warn!(%error, source = %error.message(), "a pod is left; the next storm removes it");
+        }
+    }
+}
+
+fn namespaces(mapping: Option<&IdMap>) -> NamespaceOption {
+    let lines = |mappings: &[IdMapping]| {
+        let line =
+            |m: &IdMapping| WireMapping { host_id: m.outside, container_id: m.inside, length: m.length };
+        mappings.iter().map(line).collect()
+    };
+    let user = mapping.map(|mapping| UserNamespace {
+        mode: NamespaceMode::Pod.into(),
+        uids: lines(&mapping.uid),
+        gids: lines(&mapping.gid),
+    });
+    NamespaceOption {
+        pid: NamespaceMode::Container.into(),
+        userns_options: user,
+        ..NamespaceOption::default()
+    }
+}
+
+/// Whether pods with user namespaces can run, by what containerd says of itself.
+fn check(status: &StatusResponse, version: &Version) -> Result<(), PodsError> {
+    let conditions = status.status.iter().flat_map(|status| &status.conditions);
+    // The kubelet goes by the first; the second says whether pods can have networks.
+    let needed = |kind: &str| ["RuntimeReady", "NetworkReady"].contains(&kind);
+    if let Some(bad) = conditions.into_iter().find(|condition| needed(&condition.r#type) && !condition.status)
+    {
+        return Err(PodsError::NotReady { reason: bad.reason.clone(), message: bad.message.clone() });
+    }
+    // The handler without a name is the default one.
+    let features = status.runtime_handlers.iter().filter(|handler| handler.name.is_empty());
+    if features.filter_map(|handler| handler.features).any(|features| features.user_namespaces) {
+        return Ok(());
+    }
+    Err(match version.mounting() {
+        Mounting::Copies => PodsError::TooOld(version.clone()),
+        _ => PodsError::Unsupported(version.clone()),
+    })
+}
+
+/// Whether the default runtime has systemd make control groups: the plugin shows its configuration.
+fn uses_systemd(status: &StatusResponse) -> bool {
+    let config =
+        status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    let Some(containerd) = config.as_ref().map(|config| &config["containerd"]) else { return false };
+    let default = containerd["defaultRuntimeName"].as_str().unwrap_or("runc");
+    containerd["runtimes"][default]["options"]["SystemdCgroup"].as_bool().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::proto::runtime::v1::{
+        RuntimeCondition, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus,
+    };
+
+    use super::*;
+
+    fn status(ready: bool, user_namespaces: Option<bool>) -> StatusResponse {
+        let condition = |kind: &str, status| RuntimeCondition {
+            r#type: kind.into(),
+            status,
+            reason: "NetworkPluginNotReady".into(),
+            message: "no network".into(),
+        };
+        let handler = |user_namespaces| RuntimeHandler {
+            name: String::new(),
+            features: Some(RuntimeHandlerFeatures { user_namespaces, ..RuntimeHandlerFeatures::default() }),
+        };
+        StatusResponse {
+            status: Some(RuntimeStatus {
+                conditions: vec![condition("RuntimeReady", true), condition("NetworkReady", ready)],
+            }),
+            runtime_handlers: user_namespaces.map(handler).into_iter().collect(),
+            ..StatusResponse::default()
+        }
+    }
+
+    #[test]
+    fn what_keeps_pods_from_running_is_named() {
+        let (old, new) = (Version::parse("1.7.24"), Version::parse("2.1.9"));
+        assert!(check(&status(true, Some(true)), &new).is_ok());
+        assert!(matches!(check(&status(false, Some(true)), &new), Err(PodsError::NotReady { .. })));
+        assert!(matches!(check(&status(true, None), &old), Err(PodsError::TooOld(_))));
+        assert!(matches!(check(&status(true, Some(false)), &new), Err(PodsError::Unsupported(_))));
+    }
+
+    #[test]
+    fn the_default_runtime_says_who_makes_control_groups() {
+        let config = |systemd: bool| {
+            let config = serde_json::json!({ "containerd": {
+                "defaultRuntimeName": "other",
+                "runtimes": { "other": { "options": { "SystemdCgroup": systemd } }, "runc": {} },
+            } });
+            let info = HashMap::from([("config".to_owned(), config.to_string())]);
+            StatusResponse { info, ..StatusResponse::default() }
+        };
+        assert!(uses_systemd(&config(true)) && !uses_systemd(&config(false)));
+        assert!(!uses_systemd(&StatusResponse::default()));
+    }
+}

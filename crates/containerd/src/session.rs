@@ -1,0 +1,271 @@
+//! Everything one process makes in one namespace of containerd, and how it is taken back.
+//!
+//! All of it carries a label with the identity of the process, and belongs to a lease, which garbage collection respects.
+//! At the end the lease goes, and with it every blob and snapshot that nothing else refers to. Where a process was killed
+//! before it could do that, the next session does: it removes what belongs to processes that have ended, nothing else.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use plywood_kernel::{ProcessId, SyscallError};
+use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use crate::client::{Client, in_namespace};
+use crate::error::{CallError, Kind, unless};
+use crate::introspect::Snapshotter;
+use crate::proto::containerd::services::containers::v1::ListContainersRequest;
+use crate::proto::containerd::services::containers::v1::containers_client::ContainersClient;
+use crate::proto::containerd::services::images::v1::images_client::ImagesClient;
+use crate::proto::containerd::services::images::v1::{DeleteImageRequest, ListImagesRequest};
+use crate::proto::containerd::services::leases::v1::leases_client::LeasesClient;
+use crate::proto::containerd::services::leases::v1::{CreateRequest, DeleteRequest, ListRequest};
+use crate::proto::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
+use crate::proto::containerd::services::namespaces::v1::{
+    CreateNamespaceRequest, DeleteNamespaceRequest, Namespace,
+};
+
+/// The namespace that is nobody else's.
+pub const NAMESPACE: &str = "plywood-storm";
+
+/// The label that says whose something is: a [`ProcessId`].
+pub(crate) const OWNER: &str = "plywood.owner";
+
+/// The label, on an image, with a second name to remove: the CRI plugin gives each image it sees its config's digest for
+/// a name, and keeps that when the image goes.
+pub(crate) const ALIAS: &str = "plywood.alias";
+
+/// A process's doings in one namespace, with one snapshotter. Any thread may use it.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    snapshotter: Snapshotter,
+    namespace: MetadataValue<Ascii>,
+    lease: MetadataValue<Ascii>,
+    owner: String,
+    /// Whether the namespace is to go, should nothing be left in it.
+    own_namespace: bool,
+    /// Names and labels of images made here.
+    images: Mutex<Vec<(String, HashMap<String, String>)>>,
+    closed: bool,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// containerd has no such snapshotter, or could not start it.
+    #[error("containerd has no snapshotter {name:?} that works; it has {}", there.join(", "))]
+    Snapshotter {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        there: Vec<String>,
+    },
+    /// Only letters, digits, dots and dashes name a namespace.
+    #[error("{0:?} is no name of a namespace")]
+    Namespace(String),
+    /// containerd refused.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The kernel did not say who this process is.
+    #[error("cannot tell this process from others")]
+    Identity(#[source] SyscallError),
+}
+
+impl Session {
+    /// Opens one, [`NAMESPACE`] being the namespace where nothing speaks for another, and removes what killed ones left.
+    ///
+    /// # Errors
+    /// There is no such snapshotter, or containerd does not do as asked.
+    pub fn open(client: &Client, namespace: &str, snapshotter: &str) -> Result<Session, SessionError> {
+        let mut snapshotters = client.snapshotters()?;
+        let Some(at) = snapshotters.iter().position(|found| found.name == snapshotter) else {
+            let there = snapshotters.into_iter().map(|found| found.name).collect();
+            return Err(SessionError::Snapshotter { name: snapshotter.to_owned(), there });
+        };
+        let owner = ProcessId::current().map_err(SessionError::Identity)?.to_string();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let lease = format!("plywood-{}-{}", owner.replace(':', "-"), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let metadata = |text: &str| text.parse().map_err(|_| SessionError::Namespace(namespace.to_owned()));
+        let mut session = Session {
+            client: client.clone(),
+            snapshotter: snapshotters.swap_remove(at),
+            namespace: metadata(namespace)?,
+            lease: metadata(&lease)?,
+            owner,
+            own_namespace: namespace == NAMESPACE,
+            images: Mutex::new(Vec::new()),
+            closed: true,
+        };
+        session.begin(namespace, lease)?;
+        Ok(session)
+    }
+
+    fn begin(&mut self, namespace: &str, lease: String) -> Result<(), SessionError> {
+        let mut namespaces = NamespacesClient::new(self.client.channel());
+        let new = Namespace { name: namespace.to_owned(), labels: HashMap::new() };
+        // 1.x tells its subscribers of namespaces, too, in which namespace something happened.
+        let request = self.unleased(CreateNamespaceRequest { namespace: Some(new) });
+        let created =
+            self.client.wait(|| format!("Create namespace {namespace:?}"), namespaces.create(request));
+        self.own_namespace |= created.is_ok();
+        unless(&[Kind::Exists], created.map(drop))?;
+        self.sweep()?;
+        let request = self.unleased(CreateRequest { id: lease, labels: self.labels() });
+        self.client
+            .wait(|| "Create lease".into(), LeasesClient::new(self.client.channel()).create(request))?;
+        self.closed = false;
+        Ok(())
+    }
+
+    /// The client it works through.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The snapshotter it works with.
+    pub fn snapshotter(&self) -> &Snapshotter {
+        &self.snapshotter
+    }
+
+    /// Takes everything back, and says what could not be. Dropping does the same and logs it.
+    ///
+    /// # Errors
+    /// containerd refused; the next session tries again.
+    pub fn close(mut self) -> Result<(), CallError> {
+        self.take_back()
+    }
+
+    fn take_back(&mut self) -> Result<(), CallError> {
+        if self.closed {
+            return Ok(());
+        }
+        self.closed = true;
+        let images = std::mem::take(&mut *self.images.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, labels) in images {
+            self.remove_image(name, &labels)?;
+        }
+        let lease = self.lease.to_str().unwrap_or_default().to_owned();
+        self.remove_lease(lease)?;
+        if self.own_namespace {
+            let name = self.namespace.to_str().unwrap_or_default().to_owned();
+            let call = format!("Delete namespace {name:?}");
+            let mut client = NamespacesClient::new(self.client.channel());
+            let answer = client.delete(self.unleased(DeleteNamespaceRequest { name }));
+            // Somebody else's images are in it, or another session.
+            unless(&[Kind::Busy, Kind::Missing], self.client.wait(|| call, answer))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what processes left that have ended.
+    fn sweep(&self) -> Result<(), SessionError> {
+        let filters = || vec![format!("labels.{OWNER:?}")];
+        let channel = || self.client.channel();
+        let request = self.unleased(ListContainersRequest { filters: filters() });
+        let answer =
+            self.client.wait(|| "List containers".into(), ContainersClient::new(channel()).list(request))?;
+        for container in answer.containers {
+            if is_stale(&container.labels)? {
+                tracing::info!(container = container.id, "removing what a killed process left");
+                self.remove_container(&container.id)?;
+            }
+        }
+        let request = self.unleased(ListImagesRequest { filters: filters() });
+        let answer = self.client.wait(|| "List images".into(), ImagesClient::new(channel()).list(request))?;
+        for image in answer.images {
+            if is_stale(&image.labels)? {
+                self.remove_image(image.name, &image.labels)?;
+            }
+        }
+        let request = self.unleased(ListRequest { filters: filters() });
+        let answer = self.client.wait(|| "List leases".into(), LeasesClient::new(channel()).list(request))?;
+        for lease in answer.leases {
+            if is_stale(&lease.labels)? {
+                self.remove_lease(lease.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_image(&self, name: String, labels: &HashMap<String, String>) -> Result<(), CallError> {
+        for name in labels.get(ALIAS).cloned().into_iter().chain([name]) {
+            let call = format!("Delete image {name:?}");
+            let request = self.unleased(DeleteImageRequest { name, sync: true });
+            let answer = self.client.wait(|| call, ImagesClient::new(self.client.channel()).delete(request));
+            unless(&[Kind::Missing], answer)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until garbage collection has taken what only the lease held.
+    fn remove_lease(&self, id: String) -> Result<(), CallError> {
+        let call = format!("Delete lease {id:?}");
+        let request = self.unleased(DeleteRequest { id, sync: true });
+        unless(
+            &[Kind::Missing],
+            self.client.wait(|| call, LeasesClient::new(self.client.channel()).delete(request)),
+        )
+    }
+
+    /// Remembers an image that is to go with the session.
+    pub(crate) fn owns_image(&self, name: String, labels: HashMap<String, String>) {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner).push((name, labels));
+    }
+
+    /// Says whose something is.
+    pub(crate) fn labels(&self) -> HashMap<String, String> {
+        HashMap::from([(OWNER.to_owned(), self.owner.clone())])
+    }
+
+    /// A name that no other session uses.
+    pub(crate) fn unique(&self, what: &str) -> String {
+        format!("{}-{what}", self.lease.to_str().unwrap_or_default())
+    }
+
+    pub(crate) fn namespace(&self) -> &MetadataValue<Ascii> {
+        &self.namespace
+    }
+
+    /// A request in the namespace; what it makes belongs to the lease.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        in_namespace(&self.namespace, Some(&self.lease), message)
+    }
+
+    /// A request in the namespace that makes nothing.
+    pub(crate) fn unleased<T>(&self, message: T) -> Request<T> {
+        in_namespace(&self.namespace, None, message)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_back() {
+            tracing::warn!(%error, source = %error.message(), "something is left in containerd; the next storm removes it");
+        }
+    }
+}
+
+/// Whether something belongs to a process that has ended. What cannot be read is nobody's business here.
+pub(crate) fn is_stale(labels: &HashMap<String, String>) -> Result<bool, SessionError> {
+    match labels.get(OWNER).and_then(|owner| owner.parse::<ProcessId>().ok()) {
+        Some(owner) => Ok(!owner.is_alive().map_err(SessionError::Identity)?),
+        None => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_ended_processes_own_is_stale() {
+        let owner = |owner: &str| HashMap::from([(OWNER.to_owned(), owner.to_owned())]);
+        let me = ProcessId::current().unwrap();
+        assert!(!is_stale(&owner(&me.to_string())).unwrap());
+        let ended = ProcessId { start_time: me.start_time + 1, ..me };
+        assert!(is_stale(&owner(&ended.to_string())).unwrap());
+        assert!(!is_stale(&owner("somebody")).unwrap() && !is_stale(&HashMap::new()).unwrap());
+    }
+}
