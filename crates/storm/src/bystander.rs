@@ -11,8 +11,8 @@
 //! whole machine ([`crate::count`]) and of that namespace ([`MountWatch`]), and CPU time is accounted.
 //!
 //! What measures must not be what is measured: each thread counts its own CPU time and rests a fixed multiple of it, so
-//! that together they take less than 4.5 % of one CPU, however long the table grows. Where they rest longer than the
-//! programs they play, those suffer more often than is shown here, not less.
+//! that together they take less than 3 % of one CPU, however long the table grows; only the last reading of a round has no
+//! rest after it. Where they rest longer than the programs they play, those suffer more often than is shown, not less.
 //!
 //! Invariant: no thread outlives its [`Bystanders`].
 

@@ -10,8 +10,8 @@ use super::mountinfo::{self, Proc};
 use super::thread::{self, Lap, Place, Running};
 
 const EVERY: Duration = Duration::from_millis(100);
-/// 2 % of one CPU at most.
-const REST: u32 = 50;
+/// 1.3 % of one CPU.
+const REST: u32 = 80;
 
 /// Finds the milliseconds of each reading.
 pub(super) fn start(place: &Place) -> Result<Running<Vec<f64>>, SyscallError> {

@@ -7,8 +7,8 @@ use plywood_kernel::{SyscallError, table};
 use super::thread::{self, Lap, Place, Running};
 
 const EVERY: Duration = Duration::from_millis(5);
-/// 0.4 % of one CPU at most; where the kernel does not tell the size (before 6.12), the table is read for it.
-const REST: u32 = 250;
+/// 0.3 % of one CPU; where the kernel does not tell the size (before 6.12), the table is read for it.
+const REST: u32 = 400;
 
 /// Finds the most mounts it saw.
 pub(super) fn start(place: &Place) -> Result<Running<usize>, SyscallError> {

@@ -16,8 +16,8 @@ use super::thread::{self, Lap, Place, Running};
 
 /// Lookups in a row. More would make fewer wake-ups of the same number of lookups, and see fewer moments.
 const BURST: u32 = 16;
-/// 1 % of one CPU at most.
-const REST: u32 = 100;
+/// 0.7 % of one CPU.
+const REST: u32 = 150;
 /// Not more often than timers are exact.
 const AT_LEAST: Duration = Duration::from_millis(1);
 

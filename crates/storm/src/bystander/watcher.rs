@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use super::mountinfo::{self, Proc};
 use super::thread::{self, Lap, Place, Running, Stop};
 
-/// 1 % of one CPU at most.
-const REST: u32 = 100;
+/// 0.5 % of one CPU.
+const REST: u32 = 200;
 
 /// What it went through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

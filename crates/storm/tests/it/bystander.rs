@@ -141,7 +141,7 @@ fn root_a_path_that_is_not_there_is_named() {
     }
 }
 
-/// However long the table, what measures rests in proportion; its first readings come before its first rests.
+/// However long the table, what measures rests in proportion. The last rest of each thread is cut short.
 #[test]
 fn root_measuring_stays_cheap_when_the_table_is_long() {
     require_root();
@@ -171,8 +171,7 @@ fn root_measuring_stays_cheap_when_the_table_is_long() {
             observed.mount_ops.host_attach,
         );
         let a_reading = observed.watcher.cpu_ms / observed.watcher.wakeups as f64;
-        let first_and_last = 4.0 * a_reading;
-        assert!(observed.measuring_cpu_ms < 0.045 * wall_ms + first_and_last, "{observed:?}");
+        assert!(observed.measuring_cpu_ms < 0.03 * wall_ms + 5.0 * a_reading, "{observed:?}");
         assert!(observed.watcher.lag_max_ms < 0.5 * wall_ms, "rests are no lag");
         assert!(observed.watcher.wakeups >= 2 && observed.health_ms.len() >= 2);
         assert_eq!(observed.mount_ops.host_attach, observed.mount_ops.host_detach);
