@@ -92,6 +92,13 @@ impl AsFd for MountNs {
     }
 }
 
+impl From<MountNs> for OwnedFd {
+    /// For whoever closes it elsewhere: the last close of a namespace detaches all its mounts.
+    fn from(namespace: MountNs) -> OwnedFd {
+        namespace.0
+    }
+}
+
 /// Puts the calling thread into its own copy of its mount namespace, root and cwd along with it.
 ///
 /// Mounts that are shared stay in the peer group of the originals: follow with [`make_all_private`] unless
