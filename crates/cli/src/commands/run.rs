@@ -108,7 +108,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
             return Ok(());
         }
         told = true;
-        let report = Report::new(&crew, outcome, started.elapsed(), host(&mut watch)?, false);
+        let report = Report::new(&crew, outcome, started, host(&mut watch)?, false);
         detached::report(context, &report)
     };
     let launched = launch::launch(context, &crew, &shared, runtime, all_started);
@@ -128,7 +128,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     steps.done("root file systems closed");
     crew.settle(&outcome)?;
     steps.done("containers removed");
-    let report = Report::new(&crew, &outcome, started.elapsed(), host(&mut watch)?, flat_built);
+    let report = Report::new(&crew, &outcome, started, host(&mut watch)?, flat_built);
     if !args.supervise {
         if context.json {
             output::text_out(&report.json()?)?;

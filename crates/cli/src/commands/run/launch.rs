@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use plywood_engine::bundle::{self, BundleRequest, CgroupMount, SeccompProfile};
@@ -51,6 +51,8 @@ pub struct Shared {
 /// What became of the containers, by id.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// When the launches were submitted.
+    pub submitted: Option<Instant>,
     /// Those that ran, and what their launch took.
     pub started: HashMap<String, Timing>,
     /// Those that ran and ended, with their exit code.
@@ -86,6 +88,7 @@ pub fn launch(
         config.starting = concurrency;
     }
     let (launcher, events) = Launcher::start(config)?;
+    let submitted = Instant::now();
     for member in &crew.members {
         let (shared, member) = (Arc::clone(shared), member.clone());
         let id = member.id.as_str().to_owned();
@@ -105,7 +108,7 @@ pub fn launch(
     let members: HashMap<&str, &Member> = crew.members.iter().map(|m| (m.id.as_str(), m)).collect();
     let bar = context.progress.count("containers started", u64::try_from(total)?);
     let cancel = launcher.cancel_handle();
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { submitted: Some(submitted), ..Outcome::default() };
     let mut all_started = Some(all_started);
     let janitor = crew.janitor();
     loop {

@@ -1,7 +1,7 @@
 //! What a run did: latencies, exit codes, and what happened to the host's mount table.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::Instant;
 
 use plywood_engine::idrange::RangeRecord;
 use plywood_engine::launch::LaunchError;
@@ -22,6 +22,8 @@ pub struct Report {
     started: usize,
     failed: usize,
     wall_ms: f64,
+    /// From the command's start to the submission of the launches, where `launch_ms` begins.
+    submitted_ms: Option<f64>,
     launch_ms: Option<Quantiles>,
     mechanism: &'static str,
     lower: &'static str,
@@ -59,7 +61,7 @@ impl Report {
     pub fn new(
         crew: &Crew,
         outcome: &Outcome,
-        wall: Duration,
+        started: Instant,
         host: HostMounts,
         flat_tree_built: bool,
     ) -> Self {
@@ -85,7 +87,8 @@ impl Report {
             requested: crew.members.len(),
             started: outcome.started.len(),
             failed: outcome.failed.len(),
-            wall_ms: output::ms(wall),
+            wall_ms: output::ms(started.elapsed()),
+            submitted_ms: outcome.submitted.map(|at| output::ms(at.saturating_duration_since(started))),
             launch_ms: Quantiles::of(&launches),
             mechanism: crew.mechanism,
             lower: crew.lower,
