@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each round, for each arm (the first one rotates):
-//!   prepare ─> threads wait at the gate ─> observers start ─> gate opens ─> launches ─> hold ─> remove ─> observers stop
+//!   prepare ─> threads wait at the gate ─> bystanders ─> gate opens ─> launches ─> hold ─> remove ─> bystanders end
 //! ```
 //! Round 0 warms up. Latency runs from the moment a container was *due*: all of a burst at the same moment, those that
 //! find every thread busy when one becomes free, those of a given rate on time, whoever is free or not.
@@ -12,15 +12,18 @@
 //! [`Storm::grace`] ends the storm instead of hanging it.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use plywood_kernel::SyscallError;
 use plywood_node::CpuSet;
 
 use crate::arm::Arm;
+use crate::bystander::{self, Observed};
 use crate::launcher::{self, Launcher, LauncherError};
-use crate::record::{self, End, Launch, Line, Watcher};
+use crate::record::{End, Launch, Line, MountOps, Watcher};
 use crate::threads::{self, ThreadsError};
 
 mod pace;
@@ -46,6 +49,8 @@ pub struct Storm {
     pub grace: Duration,
     /// Where launching threads run.
     pub seats: Seats,
+    /// The path bystanders look up meanwhile; none for a storm without bystanders.
+    pub walk: Option<PathBuf>,
 }
 
 /// CPUs of launching threads.
@@ -72,29 +77,6 @@ impl Seats {
     }
 }
 
-/// What observers saw of a round.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Seen {
-    /// Mount operations.
-    pub mount_ops: record::MountOps,
-    /// Most mounts in the table.
-    pub mount_table_peak: usize,
-    /// Readings of the table, in milliseconds.
-    pub health_ms: Vec<f64>,
-    /// Lookups: microseconds, and how often.
-    pub path_walk_us: Vec<(f64, u64)>,
-    /// Re-reading at every change.
-    pub watcher: Watcher,
-    /// CPU time of the machine.
-    pub machine_cpu_ms: f64,
-    /// CPU time of the launching process.
-    pub storm_cpu_ms: f64,
-    /// CPU time of the observers.
-    pub measuring_cpu_ms: f64,
-    /// Context switches of the machine.
-    pub context_switches: u64,
-}
-
 /// What goes on around the launches. Called on the storm's own thread.
 pub trait Around {
     /// A fact to write down; an error ends the storm.
@@ -105,22 +87,6 @@ pub trait Around {
 
     /// A round begins.
     fn begins(&mut self, _arm: usize, _round: u32) {}
-
-    /// Starts whatever observes the machine during a round.
-    ///
-    /// # Errors
-    /// It does not start; the storm ends.
-    fn watch(&mut self, _launcher: &dyn Launcher) -> Result<(), LauncherError> {
-        Ok(())
-    }
-
-    /// Stops it.
-    ///
-    /// # Errors
-    /// Nothing is known of the round; the storm ends.
-    fn seen(&mut self) -> Result<Seen, LauncherError> {
-        Ok(Seen::default())
-    }
 }
 
 /// Why a storm ended early.
@@ -135,6 +101,9 @@ pub enum StormError {
     /// A launcher, or what observes.
     #[error(transparent)]
     Launcher(#[from] LauncherError),
+    /// What observes the machine meanwhile.
+    #[error("observing the machine")]
+    Observe(#[from] SyscallError),
     /// A line could not be written down.
     #[error("writing down what was measured")]
     Write(#[source] io::Error),
@@ -196,16 +165,37 @@ impl Storm {
     ) -> Result<(), StormError> {
         let threads = self.arms.iter().zip(launchers).map(|(arm, launcher)| self.threads(arm, &**launcher));
         threads::suffice(threads.max().unwrap_or(0))?;
+        let watched = self.watched(launchers)?;
         for round in 0..=self.repeat {
             for index in order(self.arms.len(), round) {
                 if cancel.load(Ordering::Relaxed) {
                     return Err(StormError::Cancelled);
                 }
                 around.begins(index, round);
-                self.round(index, round, &launchers[index], around, cancel)?;
+                self.round(index, round, &launchers[index], watched[index].as_deref(), around, cancel)?;
             }
         }
         Ok(())
+    }
+
+    /// Bystanders in the namespace each launcher works in. Counters are opened once for all that share one.
+    fn watched(
+        &self,
+        launchers: &[Arc<dyn Launcher>],
+    ) -> Result<Vec<Option<Arc<bystander::Config>>>, StormError> {
+        let Some(walk) = &self.walk else { return Ok(vec![None; launchers.len()]) };
+        let mut ours: Option<Arc<bystander::Config>> = None;
+        let mut watched = Vec::new();
+        for launcher in launchers {
+            let config = match launcher.namespace()? {
+                Some(theirs) => Arc::new(bystander::Config::new(Some(theirs), walk.clone())),
+                None => Arc::clone(
+                    ours.get_or_insert_with(|| Arc::new(bystander::Config::new(None, walk.clone()))),
+                ),
+            };
+            watched.push(Some(config));
+        }
+        Ok(watched)
     }
 
     fn round(
@@ -213,35 +203,37 @@ impl Storm {
         index: usize,
         number: u32,
         launcher: &Arc<dyn Launcher>,
+        watched: Option<&bystander::Config>,
         around: &mut dyn Around,
         cancel: &AtomicBool,
     ) -> Result<(), StormError> {
         let arm = &self.arms[index];
-        let watched = launcher.prepare(self.asked(arm)).and_then(|()| around.watch(&**launcher));
-        let mut launched = match watched {
-            Ok(()) => round::launches(self, arm, launcher, cancel),
-            Err(error) => Err(error.into()),
-        };
-        if matches!(&launched, Ok(round) if round.finish == Finish::All) {
-            pause(self.hold, cancel);
-        }
+        let prepared = launcher.prepare(self.asked(arm)).map_err(StormError::from);
+        // Dropped early, the bystanders end with it.
+        let bystanders = prepared.and_then(|()| Ok(watched.map(bystander::Bystanders::start).transpose()?));
+        let launched = bystanders.and_then(|bystanders| {
+            let launched = round::launches(self, arm, launcher, cancel)?;
+            if launched.finish == Finish::All {
+                pause(self.hold, cancel);
+            }
+            Ok((bystanders, launched))
+        });
         let removing = Instant::now();
         let removed = launcher.remove();
         let removal = removing.elapsed();
-        let seen = around.seen();
-        if let Ok(round) = &mut launched {
-            match round.finish {
-                Finish::All => {}
-                Finish::Cancelled => return Err(StormError::Cancelled),
-                Finish::Stuck(count) => {
-                    let after_s = (self.timeout + self.grace).as_secs_f64();
-                    return Err(StormError::Stuck { arm: arm.to_string(), count, after_s });
-                }
+        let (bystanders, launched) = launched?;
+        let observed = bystanders.map(bystander::Bystanders::stop).transpose();
+        match launched.finish {
+            Finish::All => {}
+            Finish::Cancelled => return Err(StormError::Cancelled),
+            Finish::Stuck(count) => {
+                let after_s = (self.timeout + self.grace).as_secs_f64();
+                return Err(StormError::Stuck { arm: arm.to_string(), count, after_s });
             }
         }
-        let launched = launched?;
         removed?;
-        self.write(index, number, &launched, removal, seen?, around)?;
+        let observed = observed?.unwrap_or_else(nothing_observed);
+        self.write(index, number, &launched, removal, observed, around)?;
         if number == 0 {
             starts_at_all(arm, &launched)?;
         }
@@ -254,7 +246,7 @@ impl Storm {
         round: u32,
         launched: &round::Launches,
         removal: Duration,
-        seen: Seen,
+        observed: Observed,
         around: &mut dyn Around,
     ) -> Result<(), StormError> {
         for (container, outcome) in launched.outcomes.iter().enumerate() {
@@ -270,21 +262,7 @@ impl Storm {
             around.line(&line).map_err(StormError::Write)?;
         }
         let wall = launched.wall();
-        let line = Line::Round(Box::new(record::Round {
-            arm,
-            round,
-            wall_ms: ms(wall),
-            removed_ms: ms(wall + removal),
-            mount_ops: seen.mount_ops,
-            mount_table_peak: seen.mount_table_peak,
-            health_ms: seen.health_ms,
-            path_walk_us: seen.path_walk_us,
-            watcher: seen.watcher,
-            machine_cpu_ms: seen.machine_cpu_ms,
-            storm_cpu_ms: seen.storm_cpu_ms,
-            measuring_cpu_ms: seen.measuring_cpu_ms,
-            context_switches: seen.context_switches,
-        }));
+        let line = Line::Round(Box::new(observed.round(arm, round, wall, wall + removal)));
         around.line(&line).map_err(StormError::Write)
     }
 
@@ -311,6 +289,22 @@ fn starts_at_all(arm: &Arm, launched: &round::Launches) -> Result<(), StormError
     }
     let reason = launched.outcomes.iter().find_map(|outcome| outcome.failed.clone()).unwrap_or_default();
     Err(StormError::NothingStarts { arm: arm.to_string(), reason })
+}
+
+/// A storm without bystanders.
+fn nothing_observed() -> Observed {
+    Observed {
+        mount_ops: MountOps::default(),
+        not_counted: None,
+        mount_table_peak: 0,
+        health_ms: Vec::new(),
+        path_walk_us: Vec::new(),
+        watcher: Watcher::default(),
+        machine_cpu_ms: 0.0,
+        storm_cpu_ms: 0.0,
+        measuring_cpu_ms: 0.0,
+        context_switches: 0,
+    }
 }
 
 fn pause(time: Duration, cancel: &AtomicBool) {

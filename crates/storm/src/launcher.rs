@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 use plywood_kernel::MountNs;
 
+pub mod assembly;
+pub mod run;
+
 /// A round to prepare for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Round {

@@ -24,6 +24,7 @@ pub mod compare;
 pub mod count;
 pub mod harness;
 pub mod host;
+pub mod image;
 pub mod launcher;
 pub mod record;
 pub mod stats;

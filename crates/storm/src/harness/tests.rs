@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::arm::LauncherKind;
 use crate::launcher::{LaunchFailure, Launched};
+use crate::record;
 
 /// Sleeps, and keeps an account of who was there.
 #[derive(Debug, Default)]
@@ -134,6 +135,7 @@ fn storm(arms: Vec<Arm>, repeat: u32) -> Storm {
         timeout: Duration::from_secs(30),
         grace: Duration::from_secs(30),
         seats: Seats::Anywhere,
+        walk: None,
     }
 }
 
