@@ -28,6 +28,9 @@ const CLOCKS_A_BATCH: f64 = 20.0;
 /// Batches are not longer than this, so that a thread which is preempted shows.
 const LONGEST_BATCH: u32 = 256;
 
+/// Operations timed together in the warm-up.
+const WARM_CHUNK: u32 = 16;
+
 /// Who waits for threads looks this often whether somebody asked to stop.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -195,12 +198,18 @@ fn work<L: Lock>(
         section.think();
         lock.operate(me, section)
     };
-    let (warm_up, mut warm) = (Instant::now(), 0_u64);
+    // The fastest of the warm-up: a mean would count the time slices that others took.
+    let mut op_ns = f64::INFINITY;
     while phase.load(Ordering::Relaxed) == WARM_UP {
-        operate()?;
-        warm += 1;
+        let (start, mut done) = (Instant::now(), 0);
+        while done < WARM_CHUNK && phase.load(Ordering::Relaxed) == WARM_UP {
+            operate()?;
+            done += 1;
+        }
+        if done > 0 {
+            op_ns = op_ns.min(start.elapsed().as_nanos() as f64 / f64::from(done));
+        }
     }
-    let op_ns = warm_up.elapsed().as_nanos() as f64 / warm.max(1) as f64;
     let batch = (CLOCKS_A_BATCH * pace.clock_ns / op_ns).ceil().clamp(1.0, f64::from(LONGEST_BATCH)) as u32;
     let mut tally = Tally {
         cpu,

@@ -82,8 +82,14 @@ pub(super) fn fits(points: &[Point], seed: u64) -> Vec<CurveFit> {
                 ops_per_s: point.ops_per_s_rounds.clone(),
             })
             .collect();
+        let crowded = points.iter().any(|point| {
+            point.lock == lock && point.placement == placement && lock.spins() && point.oversubscribed
+        });
         let (fit, no_fit) = match usl::fit(&observed, seed) {
             Ok(fit) => (Some(fit), None),
+            Err(why) if crowded => {
+                (None, Some(format!("{why}; more threads than CPUs do not count for a lock that spins")))
+            }
             Err(why) => (None, Some(why.to_string())),
         };
         let oversubscribed = used.iter().any(|point| point.oversubscribed);

@@ -82,7 +82,7 @@ pub struct Prediction {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NoFit {
     /// Too few numbers of threads.
-    #[error("the law needs 3 different numbers of contending threads, here {}: {found:?}", found.len())]
+    #[error("the law needs 3 different numbers of contending threads, {found:?} are {}", found.len())]
     TooFewCounts {
         /// Those there are.
         found: Vec<usize>,

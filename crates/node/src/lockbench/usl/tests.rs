@@ -76,7 +76,7 @@ fn what_was_measured_is_not_predicted() {
 fn too_little_is_refused() {
     let law = Law { lambda: 1e6, sigma: 0.1, kappa: 0.001 };
     let error = fit(&observe(law, &[1, 2, 2], 3, 0.0, 1), 1).unwrap_err();
-    assert_eq!(error.to_string(), "the law needs 3 different numbers of contending threads, here 2: [1, 2]");
+    assert_eq!(error.to_string(), "the law needs 3 different numbers of contending threads, [1, 2] are 2");
     assert_eq!(fit(&[], 1).unwrap_err(), NoFit::TooFewCounts { found: vec![] });
     let mut dead = observe(law, &[1, 2, 4], 3, 0.0, 1);
     dead[2].ops_per_s = vec![0.0; 3];
