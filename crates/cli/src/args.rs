@@ -76,6 +76,8 @@ pub enum Command {
     Explain(Explain),
     /// Show what this node can do, what will be used, and why not better.
     Doctor,
+    /// Measure what a contended global lock costs on this machine's CPUs.
+    Lockbench(Lockbench),
     /// Print a shell completion script.
     Completions {
         /// The shell.
@@ -351,4 +353,43 @@ pub struct Explain {
     pub image: String,
     #[command(flatten)]
     pub assembly: AssemblyArgs,
+}
+
+/// Arguments of `lockbench`.
+#[derive(Debug, Args)]
+pub struct Lockbench {
+    /// Locks, comma-separated: cas, ticket, mcs, seqlock, mutex, mount; all by default.
+    #[arg(long, value_name = "LOCK", value_delimiter = ',')]
+    pub lock: Vec<plywood_node::lockbench::LockKind>,
+    /// Where threads are put, comma-separated: all, one-per-core, two-sockets, socket, one-per-core-socket, numa-node,
+    /// llc, smt-siblings; socket:N, numa-node:N, llc:N; cpus:LIST. All that differ here by default.
+    #[arg(long, value_name = "PLACEMENT", value_delimiter = ',')]
+    pub placement: Vec<String>,
+    /// Numbers of threads, comma-separated; a curve up to all CPUs of each placement by default.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',')]
+    pub threads: Vec<usize>,
+    /// How long each point is measured in each round.
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = crate::durations::parse)]
+    pub duration: std::time::Duration,
+    /// How often every point is measured; figures are medians over rounds.
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub rounds: usize,
+    /// Work while the lock is held.
+    #[arg(long, value_name = "TIME", default_value = "50ns", value_parser = crate::durations::parse)]
+    pub section: std::time::Duration,
+    /// Work between two operations.
+    #[arg(long, value_name = "TIME", default_value = "100ns", value_parser = crate::durations::parse)]
+    pub think: std::time::Duration,
+    /// Allow more threads than CPUs; spin locks collapse then.
+    #[arg(long)]
+    pub oversubscribe: bool,
+    /// Measure how long a cache line takes between each pair of CPUs, too.
+    #[arg(long)]
+    pub matrix: bool,
+    /// Write every sample into this file, a JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub raw: Option<PathBuf>,
+    /// Seed of the order of points and of resampling.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_short_help = true)]
+    pub seed: u64,
 }

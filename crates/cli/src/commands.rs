@@ -8,6 +8,7 @@ mod explain;
 mod fetch;
 mod images;
 mod import;
+mod lockbench;
 mod logs;
 mod prune;
 mod ps;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(&context, &args),
         Command::Logs(args) => logs::run(&context, &args),
         Command::Explain(args) => explain::run(&context, &args),
+        Command::Lockbench(args) => lockbench::run(&context, &args),
         Command::Doctor => doctor::run(&context),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(&dir),

@@ -9,6 +9,7 @@
 mod args;
 mod commands;
 mod context;
+mod durations;
 mod output;
 mod progress;
 mod remedy;

@@ -26,6 +26,8 @@ mod interrupt;
 mod layout;
 #[path = "it/limits.rs"]
 mod limits;
+#[path = "it/lockbench.rs"]
+mod lockbench;
 #[path = "it/mechanisms.rs"]
 mod mechanisms;
 #[path = "it/odd_roots.rs"]

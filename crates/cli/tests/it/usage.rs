@@ -67,8 +67,20 @@ fn root_wrong_usage_is_exit_code_2() {
 fn root_help_is_everywhere() {
     in_bed(|bed| {
         for command in [
-            "run", "pull", "import", "images", "rmi", "prune", "ps", "stop", "rm", "exec", "logs", "explain",
+            "run",
+            "pull",
+            "import",
+            "images",
+            "rmi",
+            "prune",
+            "ps",
+            "stop",
+            "rm",
+            "exec",
+            "logs",
+            "explain",
             "doctor",
+            "lockbench",
         ] {
             let help = bed.ok(&[command, "--help"]);
             assert!(help.contains("Usage: plywood") && help.contains("--json"), "{command}: {help}");
