@@ -48,6 +48,17 @@ impl MountNs {
         })
     }
 
+    /// That of another process.
+    ///
+    /// # Errors
+    /// ENOENT if there is no such process, EACCES without the right to trace it.
+    pub fn of(pid: u32) -> Result<MountNs> {
+        let path = format!("/proc/{pid}/ns/mnt");
+        File::open(&path).map(|file| MountNs(file.into())).map_err(|error| {
+            SyscallError::from_io(format!("openat(AT_FDCWD, {path:?}, O_RDONLY|O_CLOEXEC)"), &error)
+        })
+    }
+
     /// Moves the calling thread, and no other, into this namespace; its root and cwd become the namespace's
     /// root. Can be repeated, also from within another namespace.
     ///
