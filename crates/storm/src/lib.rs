@@ -27,6 +27,7 @@ pub mod host;
 pub mod image;
 pub mod launcher;
 pub mod record;
+pub mod report;
 pub mod stats;
 pub mod summary;
 pub mod sweep;

@@ -4,7 +4,7 @@
 //! run      once, first: what was asked for, on what machine
 //! launch   one a container and round
 //! round    one an arm and round, after its launches: wall time, mount operations, bystanders
-//! ...
+//! lock_point, matrix   what a contended lock costs on these CPUs, if that was measured too; anywhere after the run
 //! end      once, last; a file without it was cut off
 //! ```
 //!
@@ -28,6 +28,10 @@ pub enum Line {
     Launch(Launch),
     /// One round of one arm.
     Round(Box<Round>),
+    /// One point of the lock benchmark.
+    LockPoint(Box<plywood_node::lockbench::Point>),
+    /// How long a cache line takes from one CPU to another.
+    Matrix(Box<plywood_node::lockbench::Matrix>),
     /// The end.
     End(End),
     /// Of a newer plywood.

@@ -14,7 +14,7 @@
 //!
 //! Slow is not the same as contended: per-layer mounts are work even for one container alone. Contention is what grows
 //! with the number at once, so a sweep of `--concurrency` is needed to see it: a burst that takes at least 1.1 x as long
-//! when more of it starts at once, interval above 1, waits for something shared.
+//! as with fewer at once, interval above 1, waits for something shared.
 
 use serde::Serialize;
 
@@ -261,7 +261,7 @@ fn operations(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
     let each = |arm: &Measured<'_>, count: &dyn Fn(&crate::record::MountOps) -> u64| {
         let counts: Vec<f64> =
             arm.each(|round| count(&round.mount_ops) as f64 / arm.arm.containers.max(1) as f64);
-        median(&counts).map(show::significant)
+        median(&counts).map(show::each)
     };
     let host = |arm| each(arm, &|ops| ops.host_attach.saturating_add(ops.host_detach));
     let any = |arm: &Measured<'_>| {
@@ -300,25 +300,25 @@ fn bystanders(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
     (!parts.is_empty()).then(|| format!("Meanwhile, at the 99th percentile, {}.", parts.join(", ")))
 }
 
-/// Whether a burst waits for something shared: the same burst, fewer and more of it at once.
+/// Whether a burst waits for something shared: the same burst with more at once, and with as many as it is fastest with.
 fn at_once(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> String {
-    let fewest = |this: &Measured<'_>| {
+    let best = |this: &Measured<'_>| {
         let alike = |arm: &Arm| Arm { concurrency: this.arm.concurrency, ..arm.clone() } == *this.arm;
-        let fewer = storm
-            .arms
-            .iter()
-            .filter(|a| !a.rounds.is_empty() && a.arm.concurrency < this.arm.concurrency && alike(a.arm));
-        let fewest = fewer.min_by_key(|arm| arm.arm.concurrency)?;
-        Some((fewest.arm.concurrency, Ratio::of(&walls(this), &walls(fewest))?))
+        let fewer = storm.arms.iter().filter(|a| a.arm.concurrency < this.arm.concurrency && alike(a.arm));
+        let wall = |arm: &&Measured<'_>| median(&walls(arm));
+        let fastest = fewer
+            .filter(|a| wall(a).is_some())
+            .min_by(|a, b| wall(a).unwrap_or(f64::INFINITY).total_cmp(&wall(b).unwrap_or(f64::INFINITY)))?;
+        Some((fastest.arm.concurrency, Ratio::of(&walls(this), &walls(fastest))?))
     };
     let said = |this: &Measured<'_>| {
-        let (fewer, ratio) = fewest(this)?;
+        let (fewer, ratio) = best(this)?;
         let contends = ratio.value >= CONTENDS && ratio.interval.is_some_and(|i| i.lo > 1.0);
         let means = if contends { "it waits for something shared" } else { "no sign of waiting" };
         let range =
-            ratio.interval.map(|i| format!(", {}", show::interval(&i, show::times))).unwrap_or_default();
+            ratio.interval.map(|i| format!(" ({})", show::interval(&i, show::times))).unwrap_or_default();
         Some(format!(
-            "`{}` takes {}{range}, as long with {} at once as with {fewer}: {means}",
+            "`{}` takes {} as long{range} with {} at once as with {fewer}: {means}",
             way(this.arm),
             show::times(ratio.value),
             this.arm.concurrency

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like the tests themselves")]
 
 mod it {
+    mod browser;
     mod bystander;
     mod count;
 }

@@ -7,8 +7,9 @@ use super::{median, median_sorted};
 
 /// Rounds further from the median than so many robust standard deviations are named.
 const FAR: f64 = 3.5;
-/// A robust standard deviation below this share of the median counts as this: clocks are no finer.
-const FINEST: f64 = 0.02;
+/// A robust standard deviation below this share of the median counts as this: of ten rounds it is too uncertain to call
+/// what is within a fifth of the median far.
+const FINEST: f64 = 0.05;
 /// Drift is named when chance makes so clear an order in one run of a hundred.
 const DRIFT_Z: f64 = 2.576;
 /// Rounds looked at: comparing every pair of more would take for ever.

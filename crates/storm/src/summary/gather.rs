@@ -109,7 +109,7 @@ pub(crate) fn gather(lines: &[Line]) -> Result<Storm<'_>, SummaryError> {
             Line::End(end) => {
                 storm.partial = Some(end.reason.clone().unwrap_or_else(|| "it was stopped".into()))
             }
-            Line::Unknown => {}
+            Line::LockPoint(_) | Line::Matrix(_) | Line::Unknown => {}
         }
     }
     Ok(storm)

@@ -50,8 +50,8 @@ fn notes(storm: &Storm<'_>, position: usize) -> Vec<Note> {
         note(
             NoteKind::Spread,
             format!(
-                "wall time differs by {} from round to round (coefficient of variation): differences of 10 % may \
-                 stay hidden; a quieter machine or more rounds (--repeat) show them",
+                "wall time differs by {} from round to round (coefficient of variation): a difference of 10 % may stay \
+                 hidden",
                 show::percent(spread)
             ),
         );

@@ -99,6 +99,29 @@ pub fn interval(interval: &Interval, show: impl Fn(f64) -> String) -> String {
     format!("{} to {}{sure}", show(interval.lo), show(interval.hi))
 }
 
+/// The same on an axis, where values are round: `1 ms`, not `1.00 ms`.
+#[must_use]
+pub fn tick(shown: &str) -> String {
+    let (number, unit) = shown.split_once(' ').unwrap_or((shown, ""));
+    let number = match number.split_once('.') {
+        Some((whole, rest)) => {
+            format!("{whole}.{rest}").trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
+        None => number.to_owned(),
+    };
+    format!("{number} {unit}").trim_end().to_owned()
+}
+
+/// A count a container: whole if it is, else to three digits.
+#[must_use]
+pub fn each(count: f64) -> String {
+    if count.fract() == 0.0 && count.abs() < 1e15 {
+        thousands(&format!("{count:.0}"))
+    } else {
+        significant(count)
+    }
+}
+
 /// Who or what made the root file systems, and from what: `per-layer over layers x 2`.
 #[must_use]
 pub fn way(summary: &Summary) -> String {

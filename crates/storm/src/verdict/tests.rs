@@ -89,12 +89,17 @@ fn more_at_once_shows_contention() {
     let arms = vec![
         arm(Mechanism::PerLayer, 2, 1),
         arm(Mechanism::Detached, 1, 1),
+        arm(Mechanism::PerLayer, 2, 4),
         arm(Mechanism::PerLayer, 2, 20),
         arm(Mechanism::Detached, 1, 20),
     ];
-    let verdict = verdict(&calm(arms, |arm| [500.0, 40.0, 900.0, 30.0][arm])).unwrap();
+    let verdict = verdict(&calm(arms, |arm| [900.0, 40.0, 500.0, 900.0, 30.0][arm])).unwrap();
     assert!(verdict.ratio.is_some_and(|ratio| (ratio - 30.0).abs() < 0.5), "{verdict:?}");
     let detail = verdict.details.iter().find(|d| d.starts_with("The same burst")).unwrap();
-    assert!(detail.contains("1.80 x") && detail.contains("it waits for something shared"), "{detail}");
+    assert!(
+        detail.contains("1.80 x as long (1.77 x to 1.84 x) with 20 at once as with 4")
+            && detail.contains("it waits for something shared"),
+        "{detail}"
+    );
     assert!(detail.contains("0.75 x") && detail.contains("no sign of waiting"), "{detail}");
 }
