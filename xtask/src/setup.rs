@@ -36,6 +36,10 @@ const PROGRAMS: &[Program] = &[
     program("busybox", "busybox-static", "a root file system of one file, for tests of the launch path"),
 ];
 
+/// What only tests start; nobody who wants to see the demo should have to download a browser.
+const TEST_PROGRAMS: &[Program] =
+    &[program("chromium", "chromium", "shows the report, so that a test can look at it")];
+
 /// What only `cargo xtask vm` starts; nobody who wants to see the demo should have to download an emulator.
 const VM_PROGRAMS: &[Program] = &[
     program("qemu-system-x86_64", "qemu-system-x86", "emulates the machine other kernels run on"),
@@ -52,13 +56,14 @@ const VM_PROGRAMS: &[Program] = &[
 /// `cargo xtask setup`.
 pub(crate) fn run() -> Result<()> {
     step("Check the programs plywood is built, tested and shown with", || {
-        for p in PROGRAMS.iter().chain(VM_PROGRAMS) {
+        for p in PROGRAMS.iter().chain(TEST_PROGRAMS).chain(VM_PROGRAMS) {
             let state = if find_program(p.name).is_some() { "found" } else { "missing" };
             say(format!("{:16} {state:8} {}", p.name, p.why));
         }
         Ok(())
     })?;
     ensure()?;
+    ensure_for_tests()?;
     ensure_for_vm()?;
     containerd::fetch(&containerd::SUITES, None, false)?;
     containerd::Definitions::fetch(&mut apt::Root::new(None, false), false).map(drop)
@@ -67,6 +72,11 @@ pub(crate) fn run() -> Result<()> {
 /// Installs what is missing; says nothing much when nothing is.
 pub(crate) fn ensure() -> Result<()> {
     ensure_all(PROGRAMS, "Set-up")
+}
+
+/// The same for what tests start besides.
+pub(crate) fn ensure_for_tests() -> Result<()> {
+    ensure_all(TEST_PROGRAMS, "Set-up for tests")
 }
 
 /// The same for virtual machines.
@@ -139,7 +149,7 @@ mod tests {
 
     #[test]
     fn programs_are_listed_once_and_say_why() {
-        for programs in [PROGRAMS, VM_PROGRAMS] {
+        for programs in [PROGRAMS, TEST_PROGRAMS, VM_PROGRAMS] {
             let mut names: Vec<_> = programs.iter().map(|p| p.name).collect();
             names.sort_unstable();
             names.dedup();

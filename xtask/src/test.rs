@@ -27,6 +27,7 @@ impl Counts {
 /// `cargo xtask test`.
 pub(crate) fn run(no_root: bool, filter: Option<&str>) -> Result<()> {
     setup::ensure()?;
+    setup::ensure_for_tests()?;
     containerd::Definitions::fetch(&mut apt::Root::new(None, false), false)?;
     let root = is_root() && !no_root;
     if root {
