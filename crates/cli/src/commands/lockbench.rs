@@ -29,8 +29,8 @@ pub fn run(context: &Context, args: &Lockbench) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    notes.extend(show::warnings(&machine, &config, &plan));
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    notes.extend(show::warnings(&machine, &config, &plan, &load));
 
     let bar = context.progress.count("measuring", (plan.points.len() * config.rounds) as u64);
     let mut lost = None;

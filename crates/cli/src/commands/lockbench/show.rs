@@ -15,9 +15,18 @@ const WIDEST: usize = 16;
 /// Rounds of one point that differ by more than this share are called noisy.
 const NOISY: f64 = 0.2;
 
+/// A load average above this share of the CPUs disturbs.
+const BUSY: f64 = 0.25;
+
 /// What makes the figures mean less than they seem to.
-pub fn warnings(machine: &Topology, config: &Config, plan: &Plan) -> Vec<String> {
+pub fn warnings(machine: &Topology, config: &Config, plan: &Plan, load: &str) -> Vec<String> {
     let mut notes = Vec::new();
+    let busy = load.split(' ').next().and_then(|one| one.parse::<f64>().ok()).unwrap_or(0.0);
+    if busy > BUSY * machine.online.len() as f64 {
+        notes.push(format!(
+            "others keep {busy} CPUs busy: threads wait for them as well, and fair spin locks (ticket, mcs) worst of all"
+        ));
+    }
     if cfg!(debug_assertions) {
         notes.push("this is a debug build: the locks are several times slower than they need be".to_owned());
     }
