@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
 
+mod storm;
+
+pub use storm::Storm;
+
 /// plywood: many layers, one mount.
 ///
 /// Launches bursts of user-namespaced containers from many-layer OCI images without contending on the
@@ -78,6 +82,9 @@ pub enum Command {
     Doctor,
     /// Measure what a contended global lock costs on this machine's CPUs.
     Lockbench(Lockbench),
+    /// Start many containers at once and measure it: the incident against the default, or any sweep.
+    #[command(after_help = storm::EXAMPLES)]
+    Storm(Box<Storm>),
     /// Print a shell completion script.
     Completions {
         /// The shell.

@@ -18,6 +18,7 @@ mod rmi;
 mod run;
 mod shell;
 mod stop;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(&context, &args),
         Command::Explain(args) => explain::run(&context, &args),
         Command::Lockbench(args) => lockbench::run(&context, &args),
+        Command::Storm(args) => storm::run(&context, &args),
         Command::Doctor => doctor::run(&context),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(&dir),

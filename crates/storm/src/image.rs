@@ -144,6 +144,14 @@ impl StormImage {
         Ok(Self { store, pins, image, name, generated, layout, names, keep: false, made: false })
     }
 
+    /// For the record.
+    pub fn described(&self) -> String {
+        match &self.generated {
+            Some(parameters) => format!("generated: {parameters}"),
+            None => self.name.clone(),
+        }
+    }
+
     /// Directory in the OCI image layout, as long as this lives; of generated images only.
     pub fn layout(&self) -> Option<&Path> {
         self.layout.as_ref().map(|layout| layout.path.as_path())

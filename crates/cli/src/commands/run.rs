@@ -8,7 +8,7 @@
 
 mod assembly;
 mod crew;
-mod descriptors;
+pub mod descriptors;
 mod detached;
 mod flat;
 mod janitor;

@@ -81,6 +81,7 @@ fn root_help_is_everywhere() {
             "explain",
             "doctor",
             "lockbench",
+            "storm",
         ] {
             let help = bed.ok(&[command, "--help"]);
             assert!(help.contains("Usage: plywood") && help.contains("--json"), "{command}: {help}");

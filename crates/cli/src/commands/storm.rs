@@ -1,0 +1,119 @@
+//! `plywood storm`: many containers at once, measured.
+//!
+//! ```text
+//! settings ─> output files ─> image ─> arms ─> launchers ─> harness ─> lines ─┬─> raw file
+//!                                                                             └─> table, JSON, report
+//! ```
+//! What is shown is worked out of the lines alone. Whatever ends a storm, its image and its launchers are closed.
+
+mod compare;
+mod image;
+mod launchers;
+mod output;
+mod settings;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use plywood_engine::capabilities::Capabilities;
+use plywood_node::Topology;
+use plywood_storm::harness::StormError;
+use plywood_storm::image::StormImage;
+use plywood_storm::record::{self, Line};
+use plywood_storm::sweep::{self, Here};
+use plywood_storm::{Arm, host};
+
+use super::containers;
+use super::run::{descriptors, scratch};
+use crate::args::Storm;
+use crate::context::Context;
+use crate::remedy::INTERRUPTED;
+
+use launchers::Launchers;
+use output::Output;
+use settings::Settings;
+
+/// Runs a storm, or compares two.
+pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
+    if let [before, after] = args.compare.as_slice() {
+        return compare::run(context, before, after);
+    }
+    let machine = Topology::read();
+    let mut settings = Settings::from_args(args, &machine)?;
+    Context::require_mounting()?;
+    // A storm of minutes must not end with a file that cannot be written.
+    let mut output = Output::open(args)?;
+    let store = context.store()?;
+    containers::tidy(context, &store)?;
+    descriptors::raise(Vec::new());
+    let capabilities = Capabilities::probe(&scratch(&store)).context("probing the kernel")?;
+    settings.complete(&capabilities);
+    let host =
+        host::describe(store.root().path(), std::collections::BTreeMap::new(), settings.pinned.clone())
+            .context("looking at the machine")?;
+    let mut image = image::open(context, &store, args, &settings)?;
+    let here = Here { capabilities: &capabilities, image_layers: image.layers() };
+    let ran = sweep::arms(&settings.sweep, &here).map_err(settings::refused).and_then(|arms| {
+        let planned = Planned { args, settings: &settings, machine: &machine, host, arms };
+        storm(context, planned, &store, &capabilities, &mut image, &mut output)
+    });
+    let closed = image.close().context("removing the storm's image");
+    let ran = ran?;
+    closed?;
+    let failures = output.finish(context)?;
+    match ran {
+        Ok(()) => Ok(if failures { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
+        Err(StormError::Cancelled) => Ok(ExitCode::from(INTERRUPTED)),
+        Err(error) => Err(settings::advised(error)),
+    }
+}
+
+/// A storm about to be run.
+struct Planned<'a> {
+    args: &'a Storm,
+    settings: &'a Settings,
+    machine: &'a Topology,
+    host: record::Host,
+    arms: Vec<Arm>,
+}
+
+/// Opens the launchers and runs all rounds. The inner result is the storm's own, with lines to show.
+fn storm(
+    context: &Context,
+    planned: Planned<'_>,
+    store: &plywood_store::Store,
+    capabilities: &Capabilities,
+    image: &mut StormImage,
+    output: &mut Output,
+) -> anyhow::Result<Result<(), StormError>> {
+    let Planned { args, settings, machine, mut host, arms } = planned;
+    let launchers = Launchers::open(
+        &launchers::Place { context, args, settings, machine, store, capabilities, arms: &arms },
+        image,
+    )?;
+    host.versions = launchers.versions();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let run = record::Run {
+        version: record::VERSION,
+        plywood: env!("CARGO_PKG_VERSION").to_owned(),
+        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        started_at_ms: u64::try_from(now.as_millis())?,
+        image: image.described(),
+        arms: arms.clone(),
+        repeat: settings.repeat,
+        timeout_ms: settings.timeout.as_secs_f64() * 1000.0,
+        host,
+    };
+    output.begin(context, &run)?;
+    output.write(&Line::Run(Box::new(run))).context("writing down what was asked for")?;
+    let harness = settings.harness(arms, walk());
+    Ok(harness.run(launchers.all(), output, context.cancel.flag()))
+}
+
+/// A path as long as those that programs look up all day, on every machine.
+fn walk() -> std::path::PathBuf {
+    let usual = ["/usr/lib/systemd/system", "/usr/share/doc", "/usr/lib", "/usr", "/"];
+    usual.into_iter().map(Path::new).find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}

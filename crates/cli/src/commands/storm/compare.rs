@@ -1,0 +1,28 @@
+//! `plywood storm --compare BEFORE AFTER`: two files that `--raw` has written.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use plywood_storm::compare::{Outcome, THRESHOLD, compare_runs};
+use plywood_storm::record::Line;
+use plywood_storm::summary;
+
+use crate::context::Context;
+use crate::output;
+
+/// Compares them, arm by arm.
+pub fn run(context: &Context, before: &Path, after: &Path) -> anyhow::Result<ExitCode> {
+    let comparison = compare_runs(&read(before)?, &read(after)?, THRESHOLD)?;
+    if context.json {
+        output::json(&comparison)?;
+    } else {
+        output::text_out(&format!("{comparison}\n"))?;
+    }
+    Ok(if comparison.verdict == Outcome::Slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    summary::read(&text).with_context(|| format!("reading {}", path.display()))
+}

@@ -1,0 +1,154 @@
+//! What a storm shows and writes: the raw file, progress, the table, the report.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+use indicatif::ProgressBar;
+use plywood_storm::harness::Around;
+use plywood_storm::record::{Line, Run};
+use plywood_storm::summary::{Summary, show, summarise};
+use plywood_storm::verdict::verdict;
+
+use crate::args::Storm;
+use crate::context::Context;
+use crate::output;
+
+/// Keeps the lines, and shows how far a storm is.
+#[derive(Debug)]
+pub struct Output {
+    lines: Vec<Line>,
+    raw: Option<BufWriter<File>>,
+    bar: ProgressBar,
+    arms: Vec<String>,
+}
+
+impl Output {
+    /// Opens the files, so that a storm does not end with one that cannot be written.
+    ///
+    /// # Errors
+    /// One of them cannot be.
+    pub fn open(args: &Storm) -> anyhow::Result<Self> {
+        let raw = args.raw.as_deref().map(|path| writable(path, "the samples")).transpose()?;
+        if let Some(raw) = &raw {
+            raw.set_len(0).context("emptying the file of samples")?;
+        }
+        Ok(Self {
+            lines: Vec::new(),
+            raw: raw.map(BufWriter::new),
+            bar: ProgressBar::hidden(),
+            arms: Vec::new(),
+        })
+    }
+
+    /// The storm begins.
+    ///
+    /// # Errors
+    /// More rounds than there can be.
+    pub fn begin(&mut self, context: &Context, run: &Run) -> anyhow::Result<()> {
+        let rounds = run.arms.len() as u64 * (u64::from(run.repeat) + 1);
+        self.bar = context.progress.count("rounds", rounds);
+        self.arms = run.arms.iter().map(ToString::to_string).collect();
+        Ok(())
+    }
+
+    /// Writes a line down.
+    ///
+    /// # Errors
+    /// The raw file's.
+    pub fn write(&mut self, line: &Line) -> io::Result<()> {
+        if let Some(raw) = &mut self.raw {
+            serde_json::to_writer(&mut *raw, line)?;
+            raw.write_all(b"\n")?;
+            // What has been measured is there whatever happens next.
+            if !matches!(line, Line::Launch(_)) {
+                raw.flush()?;
+            }
+        }
+        self.lines.push(line.clone());
+        Ok(())
+    }
+
+    /// Shows what was measured; answers whether a launch has failed.
+    ///
+    /// # Errors
+    /// Something cannot be written.
+    pub fn finish(self, context: &Context) -> anyhow::Result<bool> {
+        self.bar.finish_and_clear();
+        let summaries = summarise(&self.lines)?;
+        if context.json {
+            summaries.iter().try_for_each(output::json)?;
+        } else {
+            output::text_out(&text(&self.lines, &summaries)?)?;
+        }
+        Ok(summaries.iter().any(|summary| summary.failed > 0))
+    }
+}
+
+impl Around for Output {
+    fn line(&mut self, line: &Line) -> io::Result<()> {
+        if let Line::Round(_) = line {
+            self.bar.inc(1);
+        }
+        self.write(line)
+    }
+
+    fn begins(&mut self, arm: usize, round: u32) {
+        let name = self.arms.get(arm).map_or("", String::as_str);
+        let round = if round == 0 { "warm-up".to_owned() } else { format!("round {round}") };
+        self.bar.set_message(format!("{round}: {name}"));
+    }
+}
+
+fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("writing {what} to {}", path.display()))
+}
+
+/// A row an arm, without the columns in which all arms are alike; then what they say.
+fn text(lines: &[Line], summaries: &[Summary]) -> anyhow::Result<String> {
+    // Figures are shown even if they are alike; what was asked for only where it differs.
+    let asked = ["LAYERS", "CONTAINERS", "AT ONCE", "FAILED"];
+    let columns = show::COLUMNS.iter().filter(|column| {
+        let mut cells = summaries.iter().map(|summary| (column.cell)(summary));
+        let first = cells.next();
+        let alike = cells.all(|cell| Some(cell) == first);
+        !(alike && asked.contains(&column.head)) || column.head == "FAILED" && first.as_deref() != Some("0")
+    });
+    let columns: Vec<_> = columns.collect();
+    let mut rows = vec![columns.iter().map(|column| column.head.to_owned()).collect::<Vec<_>>()];
+    rows.extend(summaries.iter().map(|one| columns.iter().map(|column| (column.cell)(one)).collect()));
+    let mut text = String::new();
+    if let Some(one) = summaries.first() {
+        let rounds = output::count(one.rounds, "round");
+        let containers = output::count(one.containers, "container");
+        text.push_str(&format!("{containers} of {}, {rounds} each\n\n", output::count(one.layers, "layer")));
+    }
+    text.push_str(&aligned(&rows));
+    for (number, failure) in summaries.iter().flat_map(|one| &one.failures).enumerate() {
+        text.push_str(if number == 0 { "\n" } else { "" });
+        text.push_str(&format!("failed {} times: {}\n", failure.launches, failure.reason));
+    }
+    let verdict = verdict(lines)?;
+    text.push_str(&format!("\n{}\n", verdict.sentence));
+    verdict.details.iter().for_each(|detail| text.push_str(&format!("  {detail}\n")));
+    Ok(text)
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    rows.iter()
+        .map(|row| {
+            let cells: String =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+            format!("{}\n", cells.trim_end())
+        })
+        .collect()
+}
