@@ -1,5 +1,6 @@
 //! Containers: a snapshot with an id mapping, a container on it, a task in that. Each is removed before what it needs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use plywood_kernel::IdMap;
@@ -30,8 +31,8 @@ const SIGKILL: u32 = 9;
 
 /// A snapshot for one container, removed when it is dropped.
 #[derive(Debug)]
-pub struct Snapshot<'s> {
-    session: &'s Session,
+pub struct Snapshot {
+    session: Arc<Session>,
     key: String,
     mapping: Option<IdMap>,
     mounts: Vec<Mount>,
@@ -40,8 +41,8 @@ pub struct Snapshot<'s> {
 
 /// A container whose task was started, removed with its snapshot when it is dropped.
 #[derive(Debug)]
-pub struct Task<'s> {
-    snapshot: Snapshot<'s>,
+pub struct Task {
+    snapshot: Snapshot,
     pid: u32,
     removed: bool,
 }
@@ -55,11 +56,11 @@ impl Session {
     /// # Errors
     /// containerd refused; there is one of that name.
     pub fn prepare(
-        &self,
+        self: &Arc<Self>,
         id: &str,
         image: &Image,
         mapping: Option<&IdMap>,
-    ) -> Result<Snapshot<'_>, CallError> {
+    ) -> Result<Snapshot, CallError> {
         let mut labels = self.labels();
         if let Some(mapping) = mapping {
             labels.insert("containerd.io/snapshot/uidmapping".into(), label(&mapping.uid));
@@ -74,7 +75,7 @@ impl Session {
         let mut client = SnapshotsClient::new(self.client().channel());
         let answer = self.client().wait(|| format!("Prepare snapshot {id:?}"), client.prepare(request))?;
         let (key, mapping) = (id.to_owned(), mapping.cloned());
-        Ok(Snapshot { session: self, key, mapping, mounts: answer.mounts, removed: false })
+        Ok(Snapshot { session: Arc::clone(self), key, mapping, mounts: answer.mounts, removed: false })
     }
 
     /// Kills and removes whatever there is of a container; nothing left of it is fine.
@@ -103,7 +104,7 @@ impl Session {
     }
 }
 
-impl<'s> Snapshot<'s> {
+impl Snapshot {
     /// What containerd would mount for a task.
     ///
     /// # Errors
@@ -117,8 +118,8 @@ impl<'s> Snapshot<'s> {
     ///
     /// # Errors
     /// containerd, its shim or the OCI runtime refused; what was made until then is removed.
-    pub fn start(self, args: &[String]) -> Result<Task<'s>, CallError> {
-        let session = self.session;
+    pub fn start(self, args: &[String]) -> Result<Task, CallError> {
+        let session = Arc::clone(&self.session);
         let id = self.key.clone();
         let container = Container {
             id: id.clone(),
@@ -174,7 +175,7 @@ impl<'s> Snapshot<'s> {
     }
 }
 
-impl Task<'_> {
+impl Task {
     /// The number of its first process in containerd's PID namespace.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -185,7 +186,7 @@ impl Task<'_> {
     /// # Errors
     /// Kind `Late` if it runs for longer than `patience`.
     pub fn wait(&self, patience: Duration) -> Result<u32, CallError> {
-        let session = self.snapshot.session;
+        let session = &self.snapshot.session;
         let mut request = session.unleased(WaitRequest { container_id: self.snapshot.key.clone() });
         request.set_timeout(patience);
         let mut client = TasksClient::new(session.client().channel());
@@ -211,7 +212,7 @@ impl Task<'_> {
     }
 }
 
-impl Drop for Task<'_> {
+impl Drop for Task {
     fn drop(&mut self) {
         if let Err(error) = self.take_back() {
             tracing::warn!(%error, source = %error.message(), "a container is left; the next storm removes it");
@@ -219,7 +220,7 @@ impl Drop for Task<'_> {
     }
 }
 
-impl Drop for Snapshot<'_> {
+impl Drop for Snapshot {
     fn drop(&mut self) {
         if let Err(error) = self.take_back() {
             tracing::warn!(%error, source = %error.message(), "a snapshot is left; it goes with the session");

@@ -6,6 +6,7 @@
 //! [`Session`]: crate::Session
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use plywood_kernel::{IdMap, IdMapping, ProcessId};
 
@@ -40,8 +41,8 @@ pub struct Pods {
 
 /// A pod, stopped and removed with its containers when it is dropped.
 #[derive(Debug)]
-pub struct Pod<'p> {
-    pods: &'p Pods,
+pub struct Pod {
+    pods: Arc<Pods>,
     id: String,
     config: PodSandboxConfig,
     removed: bool,
@@ -92,7 +93,7 @@ impl Pods {
     ///
     /// # Errors
     /// There is no CRI, it is not ready, it cannot do user namespaces.
-    pub fn open(client: &Client) -> Result<Pods, PodsError> {
+    pub fn open(client: &Client) -> Result<Arc<Pods>, PodsError> {
         let request = patient(StatusRequest { verbose: true });
         let mut runtime = RuntimeServiceClient::new(client.channel());
         let status = match client.wait(|| "Status of CRI".into(), runtime.status(request)) {
@@ -107,7 +108,7 @@ impl Pods {
         let cgroup_parent = if uses_systemd(&status) { SLICE } else { "/" };
         let pods = Pods { client: client.clone(), owner, cgroup_parent };
         pods.sweep()?;
-        Ok(pods)
+        Ok(Arc::new(pods))
     }
 
     /// Whether the CRI plugin has an image.
@@ -126,7 +127,7 @@ impl Pods {
     ///
     /// # Errors
     /// containerd refused.
-    pub fn run(&self, name: &str, mapping: Option<&IdMap>) -> Result<Pod<'_>, CallError> {
+    pub fn run(self: &Arc<Self>, name: &str, mapping: Option<&IdMap>) -> Result<Pod, CallError> {
         let config = PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
                 name: name.to_owned(),
@@ -147,7 +148,7 @@ impl Pods {
             patient(RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() });
         let mut runtime = RuntimeServiceClient::new(self.client.channel());
         let answer = self.client.wait(|| format!("Run pod {name:?}"), runtime.run_pod_sandbox(request))?;
-        Ok(Pod { pods: self, id: answer.pod_sandbox_id, config, removed: false })
+        Ok(Pod { pods: Arc::clone(self), id: answer.pod_sandbox_id, config, removed: false })
     }
 
     /// Removes pods that killed processes left.
@@ -175,7 +176,7 @@ impl Pods {
     }
 }
 
-impl Pod<'_> {
+impl Pod {
     /// Creates the pod's container, with the mapping of the pod, and starts it. Returns its name in containerd.
     ///
     /// # Errors
@@ -231,7 +232,7 @@ impl Pod<'_> {
     }
 }
 
-impl Drop for Pod<'_> {
+impl Drop for Pod {
     fn drop(&mut self) {
         if !self.removed
             && let Err(error) = self.pods.remove(&self.id)

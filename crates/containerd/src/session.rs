@@ -5,8 +5,8 @@
 //! before it could do that, the next session does: it removes what belongs to processes that have ended, nothing else.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use plywood_kernel::{ProcessId, SyscallError};
 use tonic::Request;
@@ -48,7 +48,7 @@ pub struct Session {
     own_namespace: bool,
     /// Names and labels of images made here.
     images: Mutex<Vec<(String, HashMap<String, String>)>>,
-    closed: bool,
+    closed: AtomicBool,
 }
 
 /// Why there is no session.
@@ -78,7 +78,7 @@ impl Session {
     ///
     /// # Errors
     /// There is no such snapshotter, or containerd does not do as asked.
-    pub fn open(client: &Client, namespace: &str, snapshotter: &str) -> Result<Session, SessionError> {
+    pub fn open(client: &Client, namespace: &str, snapshotter: &str) -> Result<Arc<Session>, SessionError> {
         let mut snapshotters = client.snapshotters()?;
         let Some(at) = snapshotters.iter().position(|found| found.name == snapshotter) else {
             let there = snapshotters.into_iter().map(|found| found.name).collect();
@@ -96,10 +96,10 @@ impl Session {
             owner,
             own_namespace: namespace == NAMESPACE,
             images: Mutex::new(Vec::new()),
-            closed: true,
+            closed: AtomicBool::new(true),
         };
         session.begin(namespace, lease)?;
-        Ok(session)
+        Ok(Arc::new(session))
     }
 
     fn begin(&mut self, namespace: &str, lease: String) -> Result<(), SessionError> {
@@ -115,7 +115,7 @@ impl Session {
         let request = self.unleased(CreateRequest { id: lease, labels: self.labels() });
         self.client
             .wait(|| "Create lease".into(), LeasesClient::new(self.client.channel()).create(request))?;
-        self.closed = false;
+        self.closed.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -129,19 +129,15 @@ impl Session {
         &self.snapshotter
     }
 
-    /// Takes everything back, and says what could not be. Dropping does the same and logs it.
+    /// Takes everything back that is not held by a [`Snapshot`](crate::Snapshot) or [`Task`](crate::Task), and says what
+    /// could not be. Nothing can be made afterwards. Dropping does the same and logs it.
     ///
     /// # Errors
     /// containerd refused; the next session tries again.
-    pub fn close(mut self) -> Result<(), CallError> {
-        self.take_back()
-    }
-
-    fn take_back(&mut self) -> Result<(), CallError> {
-        if self.closed {
+    pub fn close(&self) -> Result<(), CallError> {
+        if self.closed.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        self.closed = true;
         let images = std::mem::take(&mut *self.images.lock().unwrap_or_else(PoisonError::into_inner));
         for (name, labels) in images {
             self.remove_image(name, &labels)?;
@@ -241,7 +237,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Err(error) = self.take_back() {
+        if let Err(error) = self.close() {
             tracing::warn!(%error, source = %error.message(), "something is left in containerd; the next storm removes it");
         }
     }

@@ -145,17 +145,12 @@ impl Server {
         command
     }
 
-    /// Host process numbers of all processes in its PID namespace: itself, its shims, the containers.
+    /// Everything that runs in its PID namespace and in those below: itself, its shims, the containers; by the numbers
+    /// that containerd knows them by.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let ours = namespace(&self.pid.to_string());
         let mut found = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            if namespace(&format!("{pid}")).is_some_and(|namespace| Some(namespace) == ours) {
-                found.push(pid);
-            }
+        for entry in fs::read_dir(format!("/proc/{}/root/proc", self.pid))? {
+            found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
         }
         Ok(found)
     }
@@ -300,7 +295,7 @@ mod tests {
             server.import(&layout, "default").unwrap();
             let images = output(server.ctr("default").args(["images", "list", "--quiet"])).unwrap();
             assert_eq!(images.trim(), "plywood.test/small:latest", "{suite}");
-            assert!(server.processes().unwrap().contains(&server.pid()));
+            assert_eq!(server.processes().unwrap().len(), 2, "{suite}: its first process and containerd");
             let (dir, groups, pid) = (server.dir().to_path_buf(), server.control_groups(), server.pid());
             drop(server);
             assert!(!dir.exists() && !Path::new(&format!("/proc/{pid}")).exists(), "{suite}");
