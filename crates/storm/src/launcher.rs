@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use plywood_kernel::MountNs;
 
 pub mod assembly;
+pub mod containerd;
+pub mod cri;
 pub mod run;
 
 /// A round to prepare for.

@@ -4,5 +4,6 @@
 mod it {
     mod browser;
     mod bystander;
+    mod containerd;
     mod count;
 }

@@ -1,0 +1,275 @@
+//! A real containerd, by its socket: any snapshotter, each container with an id mapping of its own.
+//!
+//! Two parts of a launch can be measured:
+//!
+//! - [`Part::Task`], what a client of containerd waits for: snapshot, container, task created and started. The mounting
+//!   is containerd's own, by its shim. Of the two passes of the incident this has one; the other is the client's, which
+//!   reads the image's users from a mount of its own, and this client gives numbers instead. Pods ([`super::cri`]) have
+//!   both.
+//! - [`Part::Rootfs`], the snapshot and its mounts without a process. No call of containerd mounts a snapshot and stops
+//!   there: its client does, in the client's process. So it is done here, by the engine's mechanism that makes the same
+//!   mount operations as the client of that version ([`Mounting`]), in containerd's mount namespace, on the very
+//!   directories containerd answered with. What it lacks is the client's fork for each user namespace: the engine keeps
+//!   them. The figures are those of our mounting on containerd's snapshots, not of its Go code.
+//!
+//! A container is there when its task was started, or its root file system mounted.
+//!
+//! It refuses snapshotters that do not map ids: they would copy the image once a mapping.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use plywood_containerd::{Client, Image, Mounting, NAMESPACE, Session, Task};
+use plywood_image::Descriptor;
+use plywood_kernel::idmap::IdMap;
+use plywood_kernel::mountns::MountNs;
+
+use super::{LaunchFailure, Launched, Launcher, LauncherError, Round};
+
+mod rootfs;
+mod round;
+
+use rootfs::{Assembler, Mounted};
+pub(super) use round::Running;
+
+/// Where the image is.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// In a namespace of containerd, by this name.
+    Name(String),
+    /// In an OCI layout directory; the name may be left out where there is one image only.
+    Layout(PathBuf, Option<String>),
+    /// Among the blobs of a directory that has them as a layout has, a state root for instance.
+    Blobs {
+        /// The directory that `blobs` is in.
+        dir: PathBuf,
+        /// The image's manifest.
+        manifest: Box<Descriptor>,
+        /// What it is called in containerd.
+        name: String,
+    },
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Prepare the snapshot and mount it, so many times as containerd and its client would: 2 is the incident.
+    Rootfs {
+        /// How many times.
+        passes: u32,
+    },
+    /// All of it, up to a started task.
+    Task,
+}
+
+/// What to open.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// containerd's gRPC socket.
+    pub socket: PathBuf,
+    /// Which snapshotter.
+    pub snapshotter: String,
+    /// The image.
+    pub image: Source,
+    /// What containers run; nothing: what their image says.
+    pub command: Vec<String>,
+    /// What is measured.
+    pub part: Part,
+    /// The id mappings of containers, by their number; the caller holds the ids.
+    pub mappings: Vec<IdMap>,
+}
+
+/// The launcher.
+#[derive(Debug)]
+pub struct Containerd {
+    session: Arc<Session>,
+    image: Image,
+    command: Vec<String>,
+    mappings: Vec<IdMap>,
+    assembler: Option<Assembler>,
+    running: Running<Container>,
+    number: u32,
+    rounds: AtomicU32,
+    cancelled: AtomicBool,
+}
+
+/// What is there of a container.
+#[derive(Debug)]
+enum Container {
+    Task(Task),
+    Mounted(Mounted),
+}
+
+/// Connects, brings the image in and unpacks it.
+///
+/// # Errors
+/// There is no containerd, no such snapshotter, it does not map ids, there is no image, nothing to run.
+pub fn open(config: Config) -> Result<Containerd, LauncherError> {
+    let client = Client::connect(&config.socket).map_err(LauncherError::doing("connecting to containerd"))?;
+    let session = Session::open(&client, NAMESPACE, &config.snapshotter)
+        .map_err(LauncherError::doing("opening a session of containerd"))?;
+    if !session.snapshotter().maps_ids() {
+        return Err(LauncherError::new("asking containerd for id mappings", no_mappings(&client, &config)));
+    }
+    let image = config.image.bring_into(&session)?;
+    let command = command(&config.command, &image)?;
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let assembler = match config.part {
+        Part::Task => None,
+        Part::Rootfs { passes } => {
+            Some(Assembler::new(namespace(&client)?, client.version(), passes, number)?)
+        }
+    };
+    Ok(Containerd {
+        session,
+        image,
+        command,
+        mappings: config.mappings,
+        assembler,
+        running: Running::default(),
+        number,
+        rounds: AtomicU32::new(0),
+        cancelled: AtomicBool::new(false),
+    })
+}
+
+impl Source {
+    /// The image, unpacked.
+    pub(super) fn bring_into(&self, session: &Session) -> Result<Image, LauncherError> {
+        let image = match self {
+            Self::Name(name) => session.image(name),
+            Self::Layout(layout, name) => session.import(layout, name.as_deref()),
+            Self::Blobs { dir, manifest, name } => session.import_manifest(dir, manifest, name),
+        };
+        image.map_err(LauncherError::doing("bringing the image into containerd"))
+    }
+}
+
+impl Containerd {
+    /// How many layers the image has.
+    pub fn layers(&self) -> usize {
+        self.image.chain.len()
+    }
+
+    fn start(&self, container: usize) -> Result<(Container, Instant), LaunchFailure> {
+        let mapping =
+            self.mappings.get(container).ok_or_else(|| LaunchFailure::new("no ids are left for it"))?;
+        let round = self.rounds.load(Ordering::Relaxed);
+        let id = format!("plywood-storm-{}-{}-{round}-{container}", std::process::id(), self.number);
+        let snapshot = self
+            .session
+            .prepare(&id, &self.image, Some(mapping))
+            .map_err(|error| LaunchFailure::of(&error))?;
+        match &self.assembler {
+            None => {
+                let task = snapshot.start(&self.command).map_err(|error| LaunchFailure::of(&error))?;
+                Ok((Container::Task(task), Instant::now()))
+            }
+            Some(assembler) => {
+                let (mounted, there) = assembler.mount(&id, snapshot)?;
+                Ok((Container::Mounted(mounted), there))
+            }
+        }
+    }
+}
+
+impl Launcher for Containerd {
+    fn prepare(&self, round: Round) -> Result<(), LauncherError> {
+        if round.containers > self.mappings.len() {
+            let few = format!("{} id mappings for {} containers", self.mappings.len(), round.containers);
+            return Err(LauncherError::new("preparing a round", few));
+        }
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.running.open();
+        match &self.assembler {
+            Some(assembler) => assembler.prepare(&self.mappings[..round.containers]),
+            None => Ok(()),
+        }
+    }
+
+    fn launch(&self, container: usize) -> Result<Launched, LaunchFailure> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(LaunchFailure::new("cancelled"));
+        }
+        let round = self.running.round();
+        let (started, there) = self.start(container)?;
+        match self.running.add(round, started) {
+            Ok(()) => Ok(Launched { there, waited: Duration::ZERO }),
+            // The round was given up while it started.
+            Err(late) => {
+                self.take_back(late).map_err(|error| LaunchFailure::of(&error))?;
+                Err(LaunchFailure::new("there after its round had ended"))
+            }
+        }
+    }
+
+    fn remove(&self) -> Result<(), LauncherError> {
+        self.running.take_back(|container| self.take_back(container))
+    }
+
+    fn close(&self) -> Result<(), LauncherError> {
+        self.remove()?;
+        if let Some(assembler) = &self.assembler {
+            assembler.close()?;
+        }
+        self.session.close().map_err(LauncherError::doing("closing the session of containerd"))
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    fn namespace(&self) -> Result<Option<MountNs>, LauncherError> {
+        namespace(self.session.client()).map(Some)
+    }
+
+    fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("containerd".to_owned(), self.session.client().version().to_string())])
+    }
+}
+
+impl Containerd {
+    fn take_back(&self, container: Container) -> Result<(), LauncherError> {
+        match container {
+            Container::Task(task) => {
+                task.remove().map_err(LauncherError::doing("removing a container of containerd"))
+            }
+            Container::Mounted(mounted) => mounted.remove(),
+        }
+    }
+}
+
+/// Where containerd and its shims mount.
+pub(super) fn namespace(client: &Client) -> Result<MountNs, LauncherError> {
+    let doing = "looking for the mount namespace of containerd";
+    let pid = client.pid().ok_or_else(|| {
+        LauncherError::new(doing, "containerd runs in a PID namespace that this process cannot see into")
+    })?;
+    MountNs::of(pid).map_err(LauncherError::doing(doing))
+}
+
+/// What was asked for, else what the image says.
+fn command(asked: &[String], image: &Image) -> Result<Vec<String>, LauncherError> {
+    let default = || [image.config.entrypoint.as_slice(), image.config.cmd.as_slice()].concat();
+    let command = if asked.is_empty() { default() } else { asked.to_vec() };
+    if command.is_empty() {
+        return Err(LauncherError::new("looking for what to run", "the image says nothing; name a command"));
+    }
+    Ok(command)
+}
+
+fn no_mappings(client: &Client, config: &Config) -> String {
+    let (version, snapshotter) = (client.version(), &config.snapshotter);
+    match version.mounting() {
+        Mounting::Copies => {
+            format!("containerd {version} copies the image once a mapping; 2.0 and newer map ids by mounts")
+        }
+        _ => format!(
+            "the snapshotter {snapshotter} does not state `remap-ids`: ids cannot be mapped where it keeps layers"
+        ),
+    }
+}
