@@ -40,5 +40,7 @@ mod pull;
 mod roots;
 #[path = "it/run.rs"]
 mod run;
+#[path = "it/storm.rs"]
+mod storm;
 #[path = "it/usage.rs"]
 mod usage;

@@ -17,7 +17,7 @@ use crate::durations;
 pub const EXAMPLES: &str = "Examples:
   plywood storm                                        the incident against the default, 100 containers of 50 layers
   plywood storm --mechanism per-layer,detached --passes 2 --layers 1,50,200 --concurrency 1,10,100
-  plywood storm --launcher run,containerd --containers 50 --raw storm.jsonl
+  plywood storm --launcher run,containerd --containers 50 --html report.html
   plywood storm --admission all,2,llc --mechanism common-parent
   plywood storm --compare before.jsonl after.jsonl     two files that --raw has written
 
@@ -116,6 +116,9 @@ pub struct Storm {
     /// Write every sample to this file, as lines of JSON.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub raw: Option<PathBuf>,
+    /// Write a report to this file: one page of HTML that needs no network.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
     /// Compare two files that --raw has written, and start nothing.
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], exclusive = true, help_heading = "Output")]
     pub compare: Vec<PathBuf>,

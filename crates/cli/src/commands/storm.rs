@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use plywood_engine::capabilities::Capabilities;
+use plywood_engine::idrange::IdPool;
 use plywood_node::Topology;
 use plywood_storm::harness::StormError;
 use plywood_storm::image::StormImage;
@@ -43,6 +44,7 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let machine = Topology::read();
     let mut settings = Settings::from_args(args, &machine)?;
     Context::require_mounting()?;
+    let pool = launchers::pool(args, settings.sweep.containers)?;
     // A storm of minutes must not end with a file that cannot be written.
     let mut output = Output::open(args)?;
     let store = context.store()?;
@@ -56,7 +58,7 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let mut image = image::open(context, &store, args, &settings)?;
     let here = Here { capabilities: &capabilities, image_layers: image.layers() };
     let ran = sweep::arms(&settings.sweep, &here).map_err(settings::refused).and_then(|arms| {
-        let planned = Planned { args, settings: &settings, machine: &machine, host, arms };
+        let planned = Planned { args, settings: &settings, machine: &machine, pool: &pool, host, arms };
         storm(context, planned, &store, &capabilities, &mut image, &mut output)
     });
     let closed = image.close().context("removing the storm's image");
@@ -75,6 +77,7 @@ struct Planned<'a> {
     args: &'a Storm,
     settings: &'a Settings,
     machine: &'a Topology,
+    pool: &'a IdPool,
     host: record::Host,
     arms: Vec<Arm>,
 }
@@ -88,9 +91,9 @@ fn storm(
     image: &mut StormImage,
     output: &mut Output,
 ) -> anyhow::Result<Result<(), StormError>> {
-    let Planned { args, settings, machine, mut host, arms } = planned;
+    let Planned { args, settings, machine, pool, mut host, arms } = planned;
     let launchers = Launchers::open(
-        &launchers::Place { context, args, settings, machine, store, capabilities, arms: &arms },
+        &launchers::Place { context, args, settings, machine, pool, store, capabilities, arms: &arms },
         image,
     )?;
     host.versions = launchers.versions();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use plywood_engine::capabilities::Capabilities;
 use plywood_engine::cgroup::Cgroups;
-use plywood_engine::idrange::{EtcFiles, IdPool};
+use plywood_engine::idrange::{self, EtcFiles, IdPool, IdsInUse};
 use plywood_engine::lower::{LowerSource, Lowers};
 use plywood_engine::mechanism::Mechanism;
 use plywood_engine::runtime;
@@ -34,6 +34,8 @@ pub struct Place<'a> {
     pub settings: &'a Settings,
     /// The processors.
     pub machine: &'a Topology,
+    /// Host ids that may be leased.
+    pub pool: &'a IdPool,
     /// The images.
     pub store: &'a Store,
     /// What the kernel can do.
@@ -69,8 +71,7 @@ impl Launchers {
 
     fn open_all(&mut self, place: &Place<'_>, image: &mut StormImage) -> anyhow::Result<()> {
         let of = |kind| place.arms.iter().any(|arm| arm.launcher == kind);
-        let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, place.args.id_range_length)?;
-        let ground = if of(LauncherKind::Assembly) { Some(ground(place, &pool)?) } else { None };
+        let ground = if of(LauncherKind::Assembly) { Some(ground(place)?) } else { None };
         if of(LauncherKind::Run) {
             self.versions.extend(runtime_version(place)?);
         }
@@ -123,17 +124,24 @@ impl Launchers {
     }
 }
 
+/// Host ids that may be leased: enough for a round if nobody else uses any.
+pub fn pool(args: &Storm, containers: usize) -> anyhow::Result<IdPool> {
+    let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.id_range_length)?;
+    idrange::allocate(&pool, &IdsInUse::default(), containers)?;
+    Ok(pool)
+}
+
 fn ours(arm: &Arm) -> anyhow::Result<(Mechanism, LowerSource)> {
     arm.mechanism.zip(arm.lower).context("an arm of ours has a mechanism and a lower source")
 }
 
-fn ground(place: &Place<'_>, pool: &IdPool) -> anyhow::Result<Arc<Ground>> {
+fn ground(place: &Place<'_>) -> anyhow::Result<Arc<Ground>> {
     let directories = place.context.directories();
     directories.create()?;
     let ground = Ground::open(GroundConfig {
         store: place.store,
         capabilities: place.capabilities.clone(),
-        pool,
+        pool: place.pool,
         register: &directories.ids(),
         containers: place.settings.sweep.containers,
     })?;

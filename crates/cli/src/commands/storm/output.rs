@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use plywood_storm::harness::Around;
 use plywood_storm::record::{Line, Run};
+use plywood_storm::report;
 use plywood_storm::summary::{Summary, show, summarise};
 use plywood_storm::verdict::verdict;
 
@@ -20,6 +21,7 @@ use crate::output;
 pub struct Output {
     lines: Vec<Line>,
     raw: Option<BufWriter<File>>,
+    html: Option<(PathBuf, File)>,
     bar: ProgressBar,
     arms: Vec<String>,
 }
@@ -31,12 +33,17 @@ impl Output {
     /// One of them cannot be.
     pub fn open(args: &Storm) -> anyhow::Result<Self> {
         let raw = args.raw.as_deref().map(|path| writable(path, "the samples")).transpose()?;
+        let html = match &args.html {
+            Some(path) => Some((path.clone(), writable(path, "the report")?)),
+            None => None,
+        };
         if let Some(raw) = &raw {
             raw.set_len(0).context("emptying the file of samples")?;
         }
         Ok(Self {
             lines: Vec::new(),
             raw: raw.map(BufWriter::new),
+            html,
             bar: ProgressBar::hidden(),
             arms: Vec::new(),
         })
@@ -74,9 +81,15 @@ impl Output {
     ///
     /// # Errors
     /// Something cannot be written.
-    pub fn finish(self, context: &Context) -> anyhow::Result<bool> {
+    pub fn finish(mut self, context: &Context) -> anyhow::Result<bool> {
         self.bar.finish_and_clear();
         let summaries = summarise(&self.lines)?;
+        if let Some((path, file)) = &mut self.html {
+            let page = report::render(&self.lines)?;
+            file.set_len(0)
+                .and_then(|()| file.write_all(page.as_bytes()))
+                .with_context(|| format!("writing the report to {}", path.display()))?;
+        }
         if context.json {
             summaries.iter().try_for_each(output::json)?;
         } else {

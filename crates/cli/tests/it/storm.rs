@@ -1,0 +1,355 @@
+//! `plywood storm`: what it starts, counts and refuses, and that nothing of it is left.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use plywood_kernel::RangeLocks;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::bed::{Bed, Done, eventually, in_bed};
+use super::layout::{TestImage, text};
+
+/// A storm as quick as can be: one round that counts, four containers, a small image.
+const QUICK: [&str; 6] = ["--containers", "4", "--repeat", "1", "--generate", "layers=5,files=20,size=10"];
+
+impl Bed {
+    fn storm(&self, args: &[&str]) -> Done {
+        self.plywood(&[&["--json", "storm"], args].concat())
+    }
+
+    /// Its arms, and nothing of it left.
+    #[track_caller]
+    fn arms(&self, args: &[&str]) -> Vec<Value> {
+        let done = self.storm(args).check(0);
+        self.nothing_left();
+        arms(&done)
+    }
+
+    /// Beyond what the bed looks at after each test.
+    #[track_caller]
+    fn nothing_left(&self) {
+        self.expect_empty();
+        let images = self.json(&["images"])["images"].to_string();
+        assert!(!images.contains("plywood.storm"), "{images}");
+        for place in ["flat", "layers"] {
+            // Those of images that tests have imported stay.
+            if images == "[]" {
+                assert_eq!(self.listed(place), Vec::<String>::new(), "left in {place}");
+            }
+        }
+        let register = std::path::Path::new("/run/plywood/ids.lock");
+        if register.exists() {
+            let leased = RangeLocks::open(register).unwrap().held_by_others(0..1 << 34).unwrap();
+            assert_eq!(leased, [], "leased on the machine");
+        }
+    }
+}
+
+fn arms(done: &Done) -> Vec<Value> {
+    done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Counts of mount operations of an arm: on the host's table, anywhere.
+fn mounts(arm: &Value) -> (u64, u64, u64, u64) {
+    let of = |name: &str| arm["mount_ops"][name].as_u64().unwrap_or_else(|| panic!("{name}: {arm}"));
+    (of("host_attach"), of("host_detach"), of("attach"), of("detach"))
+}
+
+/// Mount operations are those predicted, for each mechanism over each lower source.
+#[test]
+fn root_each_mechanism_mounts_what_it_says() {
+    in_bed(|bed| {
+        let mechanisms = ["detached", "private", "common-parent", "per-layer", "copy"];
+        let sweep = ["--mechanism", &mechanisms.join(","), "--lower", "flat,layers", "--passes", "2"];
+        let arms = bed.arms(&[&sweep[..], &QUICK].concat());
+        assert_eq!(arms.len(), 10);
+        for arm in &arms {
+            assert_eq!((&arm["failed"], &arm["launches"]), (&0.into(), &4.into()), "{arm}");
+            let lowers = if arm["lower"] == "flat" { 1 } else { 5 };
+            let (up, down, anywhere_up, _) = mounts(arm);
+            // Each of four containers: a look at the image with the overlay attached, then the layers once more.
+            let (host, passes) = match arm["mechanism"].as_str().unwrap() {
+                "per-layer" => (4 * (lowers + 1 + lowers), 2),
+                "common-parent" => (4 * (1 + 1 + 1), 2),
+                _ => (0, 1),
+            };
+            assert_eq!((up, down, &arm["passes"]), (host, host, &passes.into()), "{arm}");
+            if arm["mechanism"] == "per-layer" && lowers == 5 {
+                assert_eq!(up + down, 4 * 2 * (1 + 5 + 5));
+            }
+            // And its root file system, in a namespace of its own. Others on this machine may mount meanwhile.
+            let private = if arm["mechanism"] == "private" { 4 } else { 0 };
+            assert!(anywhere_up >= host + 4 + private, "{arm}");
+        }
+    });
+}
+
+#[test]
+fn root_the_incident_is_what_a_storm_is_about() {
+    in_bed(|bed| {
+        let raw = bed.path("raw.jsonl");
+        let html = bed.path("report.html");
+        let files = ["--raw", text(&raw), "--html", text(&html)];
+        let arms = bed.arms(&[&files[..], &QUICK].concat());
+        let ways: Vec<_> =
+            arms.iter().map(|arm| (&arm["mechanism"], &arm["lower"], &arm["passes"])).collect();
+        assert_eq!(ways[0], (&"per-layer".into(), &"layers".into(), &2.into()));
+        assert_eq!((ways[1].1, ways[1].2), (&"flat".into(), &1.into()));
+        assert_eq!((mounts(&arms[0]).0, mounts(&arms[1]).0), (44, 0));
+        // The names scripts rely on.
+        for name in [
+            "launcher",
+            "mechanism",
+            "lower",
+            "snapshotter",
+            "passes",
+            "layers",
+            "containers",
+            "concurrency",
+            "failed",
+            "wall_ms",
+            "launch_ms",
+            "mount_ops",
+            "health_ms",
+            "path_walk_us",
+            "mount_table_peak",
+        ] {
+            assert!(arms[0].get(name).is_some(), "{name}: {}", arms[0]);
+        }
+        // Every sample is there: for each arm a round that warms up and one that counts.
+        let lines = lines(&fs::read_to_string(&raw).unwrap());
+        let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).count();
+        assert_eq!((of("run"), of("launch"), of("round"), of("end")), (1, 16, 4, 1));
+        assert_eq!(lines[0]["image"], "generated: layers=5,files=20,size=10,seed=7");
+        assert_eq!(lines.last().unwrap()["complete"], true);
+        assert!(fs::read_to_string(&html).unwrap().contains("<html"));
+        // And says the same when it is read again.
+        let same = bed.ok(&["storm", "--compare", text(&raw), text(&raw)]);
+        assert!(same.contains("same") || same.contains("unclear"), "{same}");
+        // People get a table and a sentence.
+        let table = bed.ok(&[&["storm"], &QUICK[..]].concat());
+        assert!(
+            table.contains("assembly per-layer over layers x 2") && table.contains("host's mount table"),
+            "{table}"
+        );
+        bed.nothing_left();
+    });
+}
+
+fn lines(raw: &str) -> Vec<Value> {
+    raw.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn root_sweeps_share_layers_and_each_combination_is_an_arm() {
+    in_bed(|bed| {
+        let sweep =
+            ["--mechanism", "detached", "--layers", "1,3,5", "--concurrency", "1,4", "--admission", "all,1"];
+        let arms = bed.arms(&[&sweep[..], &QUICK].concat());
+        let swept: Vec<_> = arms
+            .iter()
+            .map(|arm| (arm["layers"].as_u64(), arm["concurrency"].as_u64(), arm["admission"].as_u64()))
+            .collect();
+        let mut expected = Vec::new();
+        for layers in [1, 3, 5] {
+            for concurrency in [1, 4] {
+                expected
+                    .extend([None, Some(1)].map(|admission| (Some(layers), Some(concurrency), admission)));
+            }
+        }
+        assert_eq!(swept, expected);
+        assert!(arms.iter().all(|arm| arm["failed"] == 0 && mounts(arm).0 == 0), "{arms:?}");
+    });
+}
+
+#[test]
+fn root_an_image_of_the_store_is_used_and_stays() {
+    in_bed(|bed| {
+        bed.import(&TestImage::of_layers(7), "app");
+        let before = bed.json(&["images"]);
+        let (layers, flat) = (bed.listed("layers"), bed.listed("flat"));
+        let quick = ["--image", "app", "--containers", "3", "--repeat", "1"];
+        let arms =
+            bed.arms(&[&["--layers", "2,7", "--mechanism", "detached,per-layer"], &quick[..]].concat());
+        assert_eq!(arms.iter().map(|arm| mounts(arm).0).collect::<Vec<_>>(), [0, 0, 6, 21]);
+        assert_eq!(bed.json(&["images"]), before);
+        assert_eq!(
+            (bed.listed("layers"), bed.listed("flat")),
+            (layers, flat),
+            "what was made for it is gone"
+        );
+        let error = bed.fails(2, &[&["storm", "--layers", "8"], &quick[..]].concat());
+        assert!(error.contains("8 layers, but the image has 7"), "{error}");
+        let error = bed.fails(1, &["storm", "--image", "nothere"]);
+        assert!(error.contains("no image \"nothere\" here"), "{error}");
+        assert_eq!(bed.json(&["images"]), before);
+    });
+}
+
+#[test]
+fn root_a_generated_image_can_be_kept_and_run() {
+    in_bed(|bed| {
+        bed.storm(&[&["--keep-image", "--mechanism", "detached"], &QUICK[..]].concat()).check(0);
+        let images = bed.json(&["images"]);
+        let name = images["images"][0]["names"][0].as_str().unwrap().to_owned();
+        assert!(name.starts_with("plywood.storm/generated:"), "{name}");
+        bed.ok(&["run", &name, "--", "/bin/exit"]);
+        // Another storm of the same parameters finds it, and leaves it.
+        bed.storm(&[&["--mechanism", "detached"], &QUICK[..]].concat()).check(0);
+        assert_eq!(bed.json(&["images"])["images"][0]["names"][0], name.as_str());
+        bed.ok(&["rmi", &name]);
+        bed.nothing_left();
+    });
+}
+
+#[test]
+fn root_the_product_itself_is_a_launcher() {
+    in_bed(|bed| {
+        let raw = bed.path("raw.jsonl");
+        let args = [
+            "--launcher",
+            "run",
+            "--layers",
+            "2,5",
+            "--lower",
+            "layers,flat",
+            "--burst",
+            "3",
+            "--raw",
+            text(&raw),
+        ];
+        let arms = bed.arms(&[&args[..], &QUICK].concat());
+        assert_eq!(arms.len(), 4);
+        for arm in &arms {
+            assert_eq!((&arm["failed"], &arm["launches"], mounts(arm).0), (&0.into(), &4.into(), 0), "{arm}");
+            // The runtime mounts a good deal for each container.
+            assert!(mounts(arm).2 > 4 * 10, "{arm}");
+        }
+        let lines = lines(&fs::read_to_string(&raw).unwrap());
+        assert!(lines[0]["host"]["versions"].to_string().contains("version"), "{}", lines[0]);
+        let mut due: BTreeMap<u64, f64> = BTreeMap::new();
+        for line in
+            lines.iter().filter(|line| line["kind"] == "launch" && line["round"] == 1 && line["arm"] == 0)
+        {
+            due.insert(line["container"].as_u64().unwrap(), line["due_ms"].as_f64().unwrap());
+        }
+        // Bursts of three and one: the second is due when the first is there.
+        assert_eq!((due[&0], due[&1], due[&2]), (0.0, 0.0, 0.0));
+        assert!(due[&3] > 1.0, "{due:?}");
+    });
+}
+
+#[test]
+fn root_a_command_that_does_not_start_is_no_storm() {
+    in_bed(|bed| {
+        let args = [&["storm", "--launcher", "run"], &QUICK[..], &["--", "/bin/nothing"]].concat();
+        let error = bed.fails(1, &args);
+        assert!(error.contains("no container of run") && error.contains("/bin/nothing"), "{error}");
+        bed.nothing_left();
+    });
+}
+
+#[test]
+fn root_launches_that_are_too_late_have_failed() {
+    in_bed(|bed| {
+        // The whole image is copied for each container: that takes longer than a tenth of a millisecond.
+        let args = ["--mechanism", "copy", "--timeout", "100us"];
+        let done = bed.storm(&[&args[..], &QUICK].concat()).check(1);
+        let arm = &arms(&done)[0];
+        assert_eq!(arm["failed"], 4, "{arm}");
+        let reason = arm["failures"][0]["reason"].as_str().unwrap();
+        assert!(reason.starts_with("timeout: there after"), "{reason}");
+        bed.nothing_left();
+    });
+}
+
+#[test]
+fn root_ctrl_c_takes_everything_back() {
+    in_bed(|bed| {
+        for (number, launcher) in ["assembly", "assembly", "assembly", "run", "run"].into_iter().enumerate() {
+            let raw = bed.path(&format!("raw-{number}.jsonl"));
+            let size = ["--containers", "30", "--repeat", "1000", "--generate", "layers=9,files=40,size=10"];
+            let args = ["--launcher", launcher, "--hold", "200ms", "--raw", text(&raw)];
+            let storm = bed.start(&[&["--json", "storm"], &args[..], &size].concat()).ready();
+            // Anywhere: while the image is made, in the warm-up, in a round.
+            let rounds = number % 3;
+            eventually("the storm is far enough", || {
+                let raw = fs::read_to_string(&raw).unwrap_or_default();
+                (raw.matches(r#""kind":"round""#).count() >= rounds).then_some(())
+            });
+            std::thread::sleep(Duration::from_millis(37 * number as u64));
+            storm.signal(Signal::INT);
+            let done = storm.finish();
+            let code = done.status.code();
+            assert!(code == Some(130), "{launcher} {code:?}\n{}\n{}", done.stdout, done.stderr);
+            let raw = fs::read_to_string(&raw).unwrap();
+            if let Some(end) = lines(&raw).last() {
+                assert_eq!((&end["kind"], &end["complete"]), (&"end".into(), &false.into()), "{end}");
+            }
+            bed.nothing_left();
+        }
+    });
+}
+
+/// What a killed storm leaves, the next command takes back.
+#[test]
+fn root_sigkill_is_mended_by_the_next_command() {
+    in_bed(|bed| {
+        let raw = bed.path("raw.jsonl");
+        let args = ["--json", "storm", "--mechanism", "per-layer", "--repeat", "1000", "--raw", text(&raw)];
+        let storm = bed.start(&[&args[..], &["--generate", "layers=30,files=60,size=10"]].concat()).ready();
+        eventually("a round", || fs::read_to_string(&raw).ok()?.contains(r#""kind":"round""#).then_some(()));
+        storm.signal(Signal::KILL);
+        assert_eq!(storm.finish().status.code(), None);
+        bed.json(&["ps"]);
+        bed.expect_empty();
+        let names: Vec<String> = bed.json(&["images"])["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|image| image["names"][0].as_str().unwrap().to_owned())
+            .collect();
+        // A name is durable: it says what it is of.
+        for name in &names {
+            assert!(name.starts_with("plywood.storm/"), "{name}");
+            bed.ok(&["rmi", name]);
+        }
+        bed.nothing_left();
+    });
+}
+
+#[test]
+fn root_what_cannot_be_is_refused_before_anything_starts() {
+    in_bed(|bed| {
+        let refused = |code: i32, args: &[&str], why: &str| {
+            let error = bed.fails(code, &[&["storm"], args].concat());
+            assert!(error.contains(why), "{args:?}: {error}");
+        };
+        refused(2, &["--mechanism", "magic"], "invalid value 'magic'");
+        refused(2, &["--launcher", "docker"], "invalid value 'docker'");
+        refused(2, &["--containers", "4", "--concurrency", "5"], "only 4 containers");
+        refused(2, &["--concurrency", "0"], "at least 1");
+        refused(2, &["--layers", "501"], "1 to 500");
+        refused(2, &["--layers", "5", "--generate", "layers=4"], "5 layers, but the image has 4");
+        refused(2, &["--generate", "colour=red"], "colour=red");
+        refused(2, &["--rate", "0"], "a rate is between");
+        refused(2, &["--timeout", "0"], "--timeout must be longer");
+        refused(2, &["--timeout", "soon"], "is no duration");
+        refused(2, &["--incident", "--passes", "2"], "cannot be used with");
+        refused(2, &["--launcher", "run", "--passes", "2"], "passes is for");
+        refused(2, &["--snapshotter", "overlayfs"], "snapshotter is for launchers containerd and cri");
+        refused(2, &["--pin", "5000"], "--pin 5000: CPUs 5000");
+        refused(2, &["--pin", "moon"], "no placement \"moon\"");
+        refused(2, &["--admission", "0"], "is no admission");
+        let nowhere = bed.path("nowhere/raw.jsonl");
+        refused(1, &["--raw", text(&nowhere)], "writing the samples to");
+        refused(1, &["--html", text(&nowhere)], "writing the report to");
+        refused(1, &["--compare", text(&nowhere), text(&nowhere)], "reading");
+        // Ranges of a quarter of all ids: there is room for none, and so for no hundred.
+        refused(1, &["--id-range-length", "1000000000"], "ids");
+        refused(1, &["--containers", "5000", "--concurrency", "1", "--mechanism", "detached"], "free ranges");
+        bed.nothing_left();
+    });
+}
