@@ -46,24 +46,21 @@ impl RangeLocks {
     /// # Errors
     /// ENOLCK when the kernel has no memory for it; EINVAL for an empty range or one beyond 2^63.
     pub fn try_lock(&self, range: Range<u64>) -> Result<bool> {
-        match sys::ofd_lock(self.0.as_fd(), libc::F_WRLCK, &range, false) {
+        match sys::ofd_lock(self.0.as_fd(), libc::F_WRLCK, &range) {
             Ok(()) => Ok(true),
             Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
             Err(errno) => Err(self.failed("F_OFD_SETLK", "F_WRLCK", &range, errno)),
         }
     }
 
-    /// Locks `range` as soon as no other holder has any part of it.
+    /// Whether the file still has a name. Locks on one that has lost it are not seen by those who open the name anew.
     ///
     /// # Errors
-    /// As [`RangeLocks::try_lock`]; an interrupted wait goes on.
-    pub fn lock(&self, range: Range<u64>) -> Result<()> {
-        loop {
-            match sys::ofd_lock(self.0.as_fd(), libc::F_WRLCK, &range, true) {
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.failed("F_OFD_SETLKW", "F_WRLCK", &range, errno)),
-                Ok(()) => return Ok(()),
-            }
+    /// Those of `fstat(2)`.
+    pub fn is_linked(&self) -> Result<bool> {
+        match rustix::fs::fstat(&self.0) {
+            Ok(stat) => Ok(stat.st_nlink > 0),
+            Err(errno) => Err(SyscallError::new(format!("fstat({})", error::fd(&self.0)), errno)),
         }
     }
 
@@ -72,7 +69,7 @@ impl RangeLocks {
     /// # Errors
     /// As [`RangeLocks::try_lock`].
     pub fn unlock(&self, range: Range<u64>) -> Result<()> {
-        sys::ofd_lock(self.0.as_fd(), libc::F_UNLCK, &range, false)
+        sys::ofd_lock(self.0.as_fd(), libc::F_UNLCK, &range)
             .map_err(|errno| self.failed("F_OFD_SETLK", "F_UNLCK", &range, errno))
     }
 
@@ -174,15 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_when_the_range_is_given_back() {
-        let (_dir, [one, two]) = holders();
-        one.lock(0..1).unwrap();
-        std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| two.lock(0..1));
-            one.unlock(0..1).unwrap();
-            waiter.join().unwrap().unwrap();
-        });
-        assert!(!one.try_lock(0..1).unwrap());
+    fn a_file_that_lost_its_name_says_so() {
+        let (dir, [one]) = holders();
+        assert!(one.is_linked().unwrap());
+        std::fs::remove_file(dir.path().join("locks")).unwrap();
+        assert!(!one.is_linked().unwrap());
     }
 
     #[test]

@@ -178,18 +178,12 @@ pub(crate) fn wait_any_child(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// `fcntl(fd, F_OFD_SETLK or F_OFD_SETLKW, lock)`
-pub(crate) fn ofd_lock(
-    fd: BorrowedFd<'_>,
-    kind: c_int,
-    range: &std::ops::Range<u64>,
-    wait: bool,
-) -> Result<(), Errno> {
+/// `fcntl(fd, F_OFD_SETLK, lock)`
+pub(crate) fn ofd_lock(fd: BorrowedFd<'_>, kind: c_int, range: &std::ops::Range<u64>) -> Result<(), Errno> {
     let lock = flock(kind, range)?;
-    let command = if wait { libc::F_OFD_SETLKW } else { libc::F_OFD_SETLK };
-    // SAFETY: both commands read one struct flock through the pointer, which is a live local; they write nothing.
+    // SAFETY: F_OFD_SETLK reads one struct flock through the pointer, which is a live local; it writes nothing.
     // `flock` is initialised whole, with l_pid 0 as the open file description commands demand.
-    let result = unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw const lock) };
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     check(result.into()).map(drop)
 }
 

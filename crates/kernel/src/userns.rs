@@ -81,17 +81,23 @@ pub fn maps_in_use() -> Result<Vec<IdMap>> {
             continue;
         };
         // Gone, or a zombie, or kept from us: then it is not in a namespace we could say anything of.
-        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/user")) else { continue };
-        if !seen.insert(namespace) {
-            continue;
-        }
+        let namespace = || fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+        let Some(found) = namespace().filter(|found| !seen.contains(found)) else { continue };
         let read = |file: &str| {
             let path = format!("/proc/{pid}/{file}");
-            let Ok(text) = fs::read_to_string(&path) else { return Ok(Vec::new()) };
-            idmap::parse_map(&text)
-                .ok_or_else(|| SyscallError::new(format!("read({path:?}) = {text:?}"), Errno::INVAL))
+            let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+            let map = idmap::parse_map(&text);
+            map.ok_or_else(|| SyscallError::new(format!("read({path:?}) = {text:?}"), Errno::INVAL)).map(Some)
         };
-        maps.push(IdMap { uid: read("uid_map")?, gid: read("gid_map")? });
+        let (uid, gid) = (read("uid_map")?, read("gid_map")?);
+        // The process may have ended, and its pid gone to another, between any two of these reads. Then the next process
+        // of the namespace tells.
+        if let (Some(uid), Some(gid)) = (uid, gid)
+            && namespace().as_ref() == Some(&found)
+        {
+            seen.insert(found);
+            maps.push(IdMap { uid, gid });
+        }
     }
     Ok(maps)
 }

@@ -119,6 +119,33 @@ fn root_many_threads_make_many() {
     assert_eq!(open_descriptors(), before);
 }
 
+/// A process that ended while it was looked at used to make its namespace known without its maps, and the processes
+/// still living there were passed over.
+#[test]
+fn root_maps_are_seen_while_processes_of_the_namespace_end() {
+    require_root();
+    let map = IdMap::from_ranges(
+        IdRange { start: 2_234_500, length: 77 },
+        IdRange { start: 2_334_500, length: 78 },
+    );
+    let ns = UserNs::create(&map).unwrap();
+    let namespace = format!("--user=/proc/{}/fd/{}", std::process::id(), ns.as_fd().as_raw_fd());
+    // Children come and go before the one that stays, which has the higher pid most of the time.
+    let script = "while :; do /bin/true & /bin/true & wait; done & exec sleep 60";
+    let mut child = Command::new("setsid")
+        .args(["nsenter", &namespace, "--preserve-credentials", "sh", "-c", script])
+        .spawn()
+        .unwrap();
+    while !maps_in_use().unwrap().contains(&map) {
+        assert_eq!(child.try_wait().unwrap(), None, "nsenter failed");
+    }
+    let missed = (0..3_000).filter(|_| !maps_in_use().unwrap().contains(&map)).count();
+    let group = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    child.wait().unwrap();
+    assert_eq!(missed, 0);
+}
+
 #[test]
 fn root_the_maps_of_living_processes_are_seen() {
     require_root();

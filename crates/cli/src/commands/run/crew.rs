@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use plywood_engine::idrange::{self, IdLease, MachineIds};
+use plywood_engine::idrange::{IdLease, MachineIds, MachineIdsError};
 use plywood_engine::runtime::Runtime;
 use plywood_kernel::IdMap;
 use plywood_store::leases::LiveLease;
@@ -110,7 +110,7 @@ impl Crew {
             })
             .collect();
         store.create_containers(&records)?;
-        if let Err(error) = crew.provide(&ids, assembly) {
+        if let Err(error) = crew.provide(context, &ids, assembly) {
             if let Err(also) = store.remove_containers(&ids) {
                 tracing::error!(error = &also as &dyn std::error::Error, "taking the containers back");
             }
@@ -119,25 +119,18 @@ impl Crew {
         Ok(crew)
     }
 
-    fn provide(&mut self, ids: &[ContainerId], assembly: &Assembly) -> anyhow::Result<()> {
-        let pool = &assembly.ids;
-        let machine = self.machine_ids.enter()?;
-        let elsewhere = machine.in_use()?;
+    fn provide(&mut self, context: &Context, ids: &[ContainerId], assembly: &Assembly) -> anyhow::Result<()> {
+        let give_up = || context.cancel.requested();
         let leases = self.store.lease_ranges(|live: &[LiveLease]| {
-            let mut in_use = elsewhere;
-            in_use.extend(live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }));
-            let chosen = idrange::allocate(pool, &in_use, ids.len())?;
+            let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
+            let chosen = self.machine_ids.choose(&assembly.ids, live, ids.len(), &give_up)?;
             let new = |(lease, id): (IdLease, &ContainerId)| NewLease {
                 uid: lease.uid,
                 gid: lease.gid,
                 container: Some(id.clone()),
             };
-            Ok::<_, idrange::NoFreeRange>(chosen.into_iter().zip(ids).map(new).collect())
+            Ok::<_, MachineIdsError>(chosen.into_iter().zip(ids).map(new).collect())
         })?;
-        let taken: Vec<IdLease> =
-            leases.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-        machine.take(&taken)?;
-        drop(machine);
         let root = rustix::fs::stat(assembly.topmost()).context("looking at the image's root directory")?;
         let unshifted = assembly.mechanism().unshifted_upper();
         let new: Vec<NewSnapshot> = leases

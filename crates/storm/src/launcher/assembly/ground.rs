@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use plywood_engine::apply::{PrivateWorker, Rootfs};
 use plywood_engine::capabilities::Capabilities;
-use plywood_engine::idrange::{self, IdLease, IdPool, MachineIds, NoFreeRange, UserNsPool};
+use plywood_engine::idrange::{IdLease, IdPool, MachineIds, MachineIdsError, UserNsPool};
 use plywood_kernel::{IdMap, MountNs, Reaper, SyscallError, UserNs, remove_tree};
 use plywood_store::leases::LiveLease;
-use plywood_store::{LeaseId, NewLease, Store};
+use plywood_store::{Lease, LeaseId, NewLease, Store};
 
 use crate::launcher::LauncherError;
 
@@ -192,22 +192,14 @@ fn lease(
     count: usize,
 ) -> Result<(Vec<LeaseId>, Vec<IdMap>), LauncherError> {
     let doing = "leasing host ids";
-    let door = machine.enter().map_err(LauncherError::doing(doing))?;
-    let elsewhere = door.in_use().map_err(LauncherError::doing(doing))?;
     let leases = store
         .lease_ranges(|live: &[LiveLease]| {
-            let mut in_use = elsewhere;
-            in_use.extend(live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }));
-            let chosen = idrange::allocate(pool, &in_use, count)?;
+            let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
+            let chosen = machine.choose(pool, live, count, &|| false)?;
             let new = |lease: IdLease| NewLease { uid: lease.uid, gid: lease.gid, container: None };
-            Ok::<_, NoFreeRange>(chosen.into_iter().map(new).collect())
+            Ok::<_, MachineIdsError>(chosen.into_iter().map(new).collect())
         })
         .map_err(LauncherError::doing(doing))?;
-    let taken: Vec<IdLease> = leases.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-    let ids: Vec<LeaseId> = leases.iter().map(|lease| lease.id).collect();
-    if let Err(error) = door.take(&taken) {
-        store.release_leases(&ids).map_err(LauncherError::doing(doing))?;
-        return Err(LauncherError::new(doing, error));
-    }
-    Ok((ids, taken.iter().map(IdLease::idmap).collect()))
+    let map = |lease: &Lease| IdMap::from_ranges(lease.uid, lease.gid);
+    Ok((leases.iter().map(|lease| lease.id).collect(), leases.iter().map(map).collect()))
 }
