@@ -1,5 +1,6 @@
 //! The benchmarks, one after the other, and one table of what they measured.
 
+use std::fmt;
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +17,13 @@ const BENCHES: &[(&str, &str)] = &[
     ("plywood-store", "unpack"),
     ("plywood-cli", "run"),
 ];
+
+/// Targets that are missed, and what is known of it. A miss that is not here fails the run; so does one that is here and
+/// is met, so that nothing is excused for longer than it needs.
+const KNOWN_MISSES: &[(&str, &str)] = &[(
+    "assembly, layers: 50 layers to 1",
+    "one layer became so cheap that 6 us a layer in the kernel weigh more; the flat tree is the answer",
+)];
 
 /// `cargo xtask bench`.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
@@ -47,44 +55,87 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         let text = fs::read_to_string(&raw).with_context(|| format!("{name} left no {}", raw.display()))?;
         for value in serde_json::Deserializer::from_str(&text).into_iter::<Value>() {
             let value = value.with_context(|| format!("{} holds no JSON", raw.display()))?;
-            rows.extend(figures(&value).into_iter().map(|line| (*name, line)));
+            rows.extend(targets(&value)?.into_iter().map(|row| (*name, row)));
         }
     }
-    println!("\n{:12}measured", "benchmark");
-    for (name, figures) in rows {
-        println!("{name:12}{figures}");
+    println!("\n{:10} {:58} {:>10} {:>9}", "benchmark", "", "target", "measured");
+    for (name, row) in &rows {
+        println!("{name:10} {row}");
     }
     println!("\nSamples: {}", dir.display());
-    Ok(())
-}
-
-/// The figures of one result, a line each: its own, nested names joined by dots, then those of the objects in its
-/// lists. Lists of numbers are samples, and stay in the file.
-fn figures(value: &Value) -> Vec<String> {
-    let (mut words, mut lines) = (Vec::new(), Vec::new());
-    collect("", value, &mut words, &mut lines);
-    if !words.is_empty() {
-        lines.insert(0, words.join("  "));
+    let wrong: Vec<&str> =
+        rows.iter().filter(|(_, row)| row.is_surprise()).map(|(_, row)| row.what.as_str()).collect();
+    if wrong.is_empty() {
+        return Ok(());
     }
-    lines
+    bail!("not as the README and SPECIFICATION.md say: {}; is the machine quiet?", wrong.join("; "))
 }
 
-fn collect(name: &str, value: &Value, words: &mut Vec<String>, lines: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (key, inner) in fields {
-                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                collect(&name, inner, words, lines);
-            }
+/// One measured figure and what it is held against.
+#[derive(Debug, PartialEq)]
+struct Row {
+    what: String,
+    measured: f64,
+    target: Option<Target>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Row {
+    fn is_met(&self) -> Option<bool> {
+        self.target.map(|target| match target {
+            Target::AtMost(bound) => self.measured <= bound,
+            Target::AtLeast(bound) => self.measured >= bound,
+        })
+    }
+
+    fn known_miss(&self) -> Option<&'static str> {
+        KNOWN_MISSES.iter().find(|(what, _)| *what == self.what).map(|(_, why)| *why)
+    }
+
+    fn is_surprise(&self) -> bool {
+        self.is_met().is_some_and(|met| met == self.known_miss().is_some())
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bound = match self.target {
+            Some(Target::AtMost(bound)) => format!("<= {bound:.2}"),
+            Some(Target::AtLeast(bound)) => format!(">= {bound:.2}"),
+            None => String::new(),
+        };
+        write!(f, "{:58} {bound:>10} {:>9.2}", self.what, self.measured)?;
+        match (self.is_met(), self.known_miss()) {
+            (Some(true), None) => write!(f, " met"),
+            (Some(true), Some(_)) => write!(f, " met, though expected to be missed"),
+            (Some(false), None) => write!(f, " MISSED"),
+            (Some(false), Some(why)) => write!(f, " missed, as known: {why}"),
+            (None, _) => Ok(()),
         }
-        Value::Array(list) => lines.extend(list.iter().filter(|v| v.is_object()).flat_map(figures)),
-        Value::String(text) => words.push(format!("{name} {text}")),
-        Value::Number(number) => match number.as_f64() {
-            Some(float) if number.is_f64() => words.push(format!("{name} {float:.3}")),
-            _ => words.push(format!("{name} {number}")),
-        },
-        other => words.push(format!("{name} {other}")),
     }
+}
+
+/// What a benchmark wrote under `ratios`: `what`, `measured`, and `at_most`, `at_least` or neither.
+fn targets(value: &Value) -> Result<Vec<Row>> {
+    let rows = value["ratios"].as_array().context("a benchmark without \"ratios\"")?;
+    rows.iter()
+        .map(|row| {
+            let target = match (row["at_most"].as_f64(), row["at_least"].as_f64()) {
+                (Some(bound), None) => Some(Target::AtMost(bound)),
+                (None, Some(bound)) => Some(Target::AtLeast(bound)),
+                (None, None) => None,
+                (Some(_), Some(_)) => bail!("two targets: {row}"),
+            };
+            let what = row["what"].as_str().context("a ratio without \"what\"")?.to_owned();
+            let measured = row["measured"].as_f64().with_context(|| format!("{what}: nothing measured"))?;
+            Ok(Row { what, measured, target })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -92,20 +143,40 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn row(what: &str, measured: f64, target: Target) -> Row {
+        Row { what: what.to_owned(), measured, target: Some(target) }
+    }
+
     #[test]
-    fn results_are_shown_on_a_line_each_without_samples() {
+    fn targets_are_read_with_what_was_measured() {
         let value = json!({
-            "conditions": { "kernel": "6.18", "cpus": 2 },
-            "ratios": [{ "what": "50 layers : 1", "measured": 1.031_23 }, { "what": "500 : 1", "measured": 1.1 }],
-            "samples_us": { "flat": [1.0, 2.0] },
+            "conditions": { "kernel": "6.18" },
+            "ratios": [
+                { "what": "a", "measured": 1.5, "at_most": 2.0 },
+                { "what": "b", "measured": 14, "at_least": 15.0 },
+                { "what": "c", "measured": 3.0, "at_most": null },
+            ],
         });
-        assert_eq!(
-            figures(&value),
-            [
-                "conditions.cpus 2  conditions.kernel 6.18",
-                "measured 1.031  what 50 layers : 1",
-                "measured 1.100  what 500 : 1"
-            ]
-        );
+        let rows = targets(&value).unwrap();
+        assert_eq!(rows[0], row("a", 1.5, Target::AtMost(2.0)));
+        assert_eq!(rows[1], row("b", 14.0, Target::AtLeast(15.0)));
+        assert_eq!(rows[2].target, None);
+        assert!(targets(&json!({})).is_err());
+        assert!(targets(&json!({ "ratios": [{ "what": "a", "measured": null }] })).is_err());
+    }
+
+    #[test]
+    fn only_what_is_not_known_is_a_surprise() {
+        let (known, _) = KNOWN_MISSES[0];
+        for (row, surprise, shown) in [
+            (row("a", 1.5, Target::AtMost(2.0)), false, "met"),
+            (row("a", 2.5, Target::AtMost(2.0)), true, "MISSED"),
+            (row(known, 2.5, Target::AtMost(2.0)), false, "as known"),
+            (row(known, 1.5, Target::AtMost(2.0)), true, "though expected"),
+            (row("a", 14.0, Target::AtLeast(15.0)), true, "MISSED"),
+        ] {
+            assert_eq!(row.is_surprise(), surprise, "{row}");
+            assert!(row.to_string().contains(shown), "{row}");
+        }
     }
 }

@@ -193,8 +193,10 @@ fn report(options: &Options, conditions: &Value, samples: &[Vec<Sample>; ARMS.le
     }
 
     let Some(path) = &options.raw else { return };
-    let ratios: Vec<Value> =
-        rows.iter().map(|(what, _, measured)| json!({"what": what, "measured": measured})).collect();
+    let ratios: Vec<Value> = rows
+        .iter()
+        .map(|(what, target, measured)| json!({"what": what, "measured": measured, "at_most": target}))
+        .collect();
     let of_all = |what| ARMS.map(|arm| (arm.name().to_owned(), json!(of(arm, what))));
     let samples = |what| serde_json::Map::from_iter(of_all(what));
     let line = json!({

@@ -83,8 +83,11 @@ impl Report {
     }
 
     pub(crate) fn raw(&self) -> String {
-        let rows: Vec<_> =
-            self.rows.iter().map(|row| json!({"what": row.what, "measured": row.measured})).collect();
+        let row = |row: &Row| match row.target {
+            Target::AtMost(bound) => json!({"what": row.what, "measured": row.measured, "at_most": bound}),
+            Target::AtLeast(bound) => json!({"what": row.what, "measured": row.measured, "at_least": bound}),
+        };
+        let rows: Vec<_> = self.rows.iter().map(row).collect();
         json!({"conditions": self.conditions, "ratios": rows, "samples_us": self.samples}).to_string()
     }
 }
