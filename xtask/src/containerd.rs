@@ -2,8 +2,8 @@
 //!
 //! Each Debian suite has another containerd. Its packages, and all they need, are downloaded through the apt root of
 //! our own and unpacked into a tree, which is the root file system of that containerd while it runs: its own libc, its
-//! own runc, its own network plugins. A running one has mount, PID and network namespaces and a control group of its
-//! own, so that killing one process ends it with its shims and containers, and the machine's mount table never changes.
+//! own runc, its own network plugins. A running one has a mount and a network namespace and a control group of its own, so
+//! that the machine's mount table never changes and all it has started can be found and killed.
 //!
 //! ```text
 //! target/containerd/trees/sid/      what was unpacked
@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     Definitions::fetch(&mut apt::Root::new(options.mirror.clone(), false), options.update)?;
     let Some(tree) = trees.into_iter().next_back().filter(|_| options.start) else { return Ok(()) };
     let server = step(&format!("Start containerd {}", tree.version()), || {
-        let server = Server::start(tree, &Settings::default())?;
+        let server = Server::start(tree, &Settings { pods: true, ..Settings::default() })?;
         if let Some(layout) = &options.image {
             for namespace in ["default", "k8s.io", "plywood-storm"] {
                 server.import(layout, namespace)?;

@@ -1,10 +1,14 @@
 //! A control group of our own in each hierarchy, which a containerd sees as the whole hierarchy.
+//!
+//! containerd starts in a group below it, since a group with processes can give its children no controllers. Shims and
+//! containers stay below it, too, wherever they are put: that is how all of them are found and killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 const MOUNTED_AT: &str = "/sys/fs/cgroup";
 
@@ -18,7 +22,7 @@ pub(super) struct Bind {
     pub(super) name: PathBuf,
 }
 
-/// Groups that go when it is dropped, if all processes in them have ended.
+/// Groups that go when it is dropped, with all processes in them.
 #[derive(Debug)]
 pub(super) struct Groups(pub(super) Vec<Bind>);
 
@@ -46,8 +50,46 @@ impl Groups {
     }
 }
 
+impl Groups {
+    /// The group of those whose processes are looked at: of the new kind where there is one, since it holds all
+    /// processes and nobody turns it off.
+    fn tracked(&self) -> &Path {
+        let new = |bind: &&Bind| bind.source.join("cgroup.controllers").exists();
+        let bind = self.0.iter().find(new).unwrap_or(&self.0[0]);
+        &bind.source
+    }
+
+    /// Where containerd is to start.
+    pub(super) fn daemon(&self) -> Result<PathBuf> {
+        let daemon = self.tracked().join("daemon");
+        fs::create_dir(&daemon)
+            .with_context(|| format!("cannot make the control group {}", daemon.display()))?;
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if daemon.join("cpuset.cpu_exclusive").exists() {
+                fs::write(daemon.join(file), fs::read(self.tracked().join(file))?)?;
+            }
+        }
+        Ok(daemon)
+    }
+
+    /// Kills all processes in them.
+    pub(super) fn kill(&self) -> Result<()> {
+        kill_all(self.tracked()).context("killing shims and containers")
+    }
+
+    /// All processes in them.
+    pub(super) fn processes(&self) -> Result<Vec<u32>> {
+        let mut found = Vec::new();
+        processes(self.tracked(), &mut found)?;
+        Ok(found)
+    }
+}
+
 impl Drop for Groups {
     fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("{error:#}");
+        }
         for Bind { source, .. } in &self.0 {
             if let Err(error) = remove(source, PATIENCE) {
                 eprintln!("cannot remove the control group {}: {error}", source.display());
@@ -63,6 +105,8 @@ pub(super) fn sweep(prefix: &str) -> Result<()> {
         for entry in fs::read_dir(hierarchy)? {
             let entry = entry?;
             if super::server::is_stale(&entry.file_name(), prefix) {
+                kill_all(&entry.path())
+                    .with_context(|| format!("cannot empty {}", entry.path().display()))?;
                 remove(&entry.path(), PATIENCE)
                     .with_context(|| format!("cannot remove {}", entry.path().display()))?;
             }
@@ -80,6 +124,48 @@ fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
         (["cgroup", "cgroup2"].contains(&kind) && at.starts_with(MOUNTED_AT)).then(|| at.to_path_buf())
     };
     mountinfo.lines().filter_map(mount).collect()
+}
+
+/// Those in the group and in all below it.
+fn processes(group: &Path, found: &mut Vec<u32>) -> std::io::Result<()> {
+    let text = fs::read_to_string(group.join("cgroup.procs"))?;
+    found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in fs::read_dir(group)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            processes(&entry.path(), found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Kills until nothing is left: what is killed may have been about to fork.
+fn kill_all(group: &Path) -> std::io::Result<()> {
+    let start = Instant::now();
+    loop {
+        let mut found = Vec::new();
+        match processes(group, &mut found) {
+            // containerd or its last words were removing a group below meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && group.exists() => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {}
+            result => {
+                result?;
+                if found.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(std::io::Error::other(format!("{found:?} do not end")));
+        }
+        for pid in found.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            match kill_process(pid, Signal::KILL) {
+                Err(error) if error != rustix::io::Errno::SRCH => return Err(error.into()),
+                _ => {}
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// The groups below, then the group.

@@ -54,13 +54,14 @@ pub(super) fn cni(dir: &Path) -> String {
     network.to_string()
 }
 
-/// The first process: arranges the namespaces it was started in, then waits for containerd and reaps its orphans.
+/// Joins the control group `daemon`, arranges the namespaces it was started in, then becomes containerd.
 ///
 /// `pivot_root`, since the kernel makes no user namespaces for whoever is in a chroot.
-pub(super) fn script(tree: &Path, dir: &Path, cgroups: &[Bind]) -> String {
-    let (tree, dir) = (quoted(tree), quoted(dir));
+pub(super) fn script(tree: &Path, dir: &Path, daemon: &Path, cgroups: &[Bind]) -> String {
+    let (tree, dir, daemon) = (quoted(tree), quoted(dir), quoted(daemon));
     let mut script = format!(
         "set -e\n\
+         echo $$ >{daemon}/cgroup.procs\n\
          b={tree}/{BUSYBOX}\n\
          cd {tree}\n\
          $b mount -o bind . .\n\
@@ -87,8 +88,7 @@ pub(super) fn script(tree: &Path, dir: &Path, cgroups: &[Bind]) -> String {
          /{BUSYBOX} umount -l /run/old\n\
          /{BUSYBOX} ip link set lo up\n\
          export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
-         containerd --config {dir}/config.toml >{dir}/log 2>&1 &\n\
-         wait $!\n"
+         exec containerd --config {dir}/config.toml >{dir}/log 2>&1\n"
     );
     script
 }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_script_takes_any_path() {
         let binds = [Bind { source: "/sys/fs/cgroup/cpu/x".into(), name: "cpu".into() }];
-        let script = script(Path::new("/a tree"), Path::new("/d'ir"), &binds);
+        let script = script(Path::new("/a tree"), Path::new("/d'ir"), Path::new("/g"), &binds);
         assert!(
             script.contains("cd '/a tree'\n") && script.contains(r"--config '/d'\''ir'/config.toml"),
             "{script}"
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn where_there_is_one_hierarchy_it_is_mounted_as_it_is() {
         let binds = [Bind { source: "/sys/fs/cgroup/x".into(), name: "".into() }];
-        let script = script(Path::new("/t"), Path::new("/d"), &binds);
+        let script = script(Path::new("/t"), Path::new("/d"), Path::new("/g"), &binds);
         assert!(
             !script.contains("cgroup sys/fs/cgroup")
                 && script.contains("bind '/sys/fs/cgroup/x' 'sys/fs/cgroup/'"),

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::cgroup::{self, Groups};
 use super::tree::{BUSYBOX, Tree};
@@ -38,19 +37,18 @@ pub struct Settings {
 /// A running containerd.
 #[derive(Debug)]
 pub struct Server {
-    /// `unshare`, which waits for the first process of the PID namespace.
+    /// containerd itself.
     child: Child,
-    init: Option<Pid>,
-    pid: u32,
     dir: PathBuf,
     tree: Tree,
-    /// Dropped after the processes have ended.
+    /// Its shims and containers are in them. Dropped last.
     groups: Groups,
 }
 
 impl Server {
     /// Starts it, with a directory of its own for all its files, and waits until it answers. The thread that calls
-    /// this must outlive it: containerd is killed when its parent ends, so that none outlives a killed test.
+    /// this must outlive it: containerd is killed when its parent ends. What it has started is killed with it, or, if the
+    /// parent was killed itself, by the next start.
     pub fn start(tree: Tree, settings: &Settings) -> Result<Server> {
         if !is_root() {
             bail!(
@@ -74,7 +72,7 @@ impl Server {
                 return Err(error);
             }
         };
-        let mut server = Server { child, init: None, pid: 0, dir, tree, groups };
+        let mut server = Server { child, dir, tree, groups };
         server.wait_until_ready()?;
         if settings.pods {
             let layout = server.dir.join("pause");
@@ -91,7 +89,7 @@ impl Server {
 
     /// Its process, whose mount namespace is the one where it mounts.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.child.id()
     }
 
     /// Its directory; the same path names it inside its mount namespace.
@@ -131,33 +129,22 @@ impl Server {
     /// A program of the tree in all its namespaces.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args([
-            "--target",
-            &self.pid.to_string(),
-            "--mount",
-            "--pid",
-            "--net",
-            "--root",
-            "--wd",
-            "--",
-        ]);
+        command.args(["--target", &self.pid().to_string(), "--mount", "--net", "--root", "--wd", "--"]);
         command.arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin");
         command
     }
 
-    /// Everything that runs in its PID namespace and in those below: itself, its shims, the containers; by the numbers
-    /// that containerd knows them by.
+    /// Everything of it that runs: itself, its shims, the containers.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(format!("/proc/{}/root/proc", self.pid))? {
-            found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
-        }
-        Ok(found)
+        self.groups.processes()
     }
 
     /// The mounts of its mount namespace, a line each.
     pub fn mounts(&self) -> Result<Vec<String>> {
-        Ok(fs::read_to_string(format!("/proc/{}/mountinfo", self.pid))?.lines().map(str::to_owned).collect())
+        Ok(fs::read_to_string(format!("/proc/{}/mountinfo", self.pid()))?
+            .lines()
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Its control groups, one in each hierarchy; its containers' groups are below them.
@@ -177,16 +164,12 @@ impl Server {
     fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            if self.init.is_none() {
-                self.init =
-                    children(self.child.id()).first().and_then(|&pid| Pid::from_raw(pid.cast_signed()));
-            }
             let log = self.log();
             // The CRI plugin answers a little later than all others.
             let ready =
                 log.contains("containerd successfully booted") && log.contains("Start streaming server");
             if ready && UnixStream::connect(self.socket()).is_ok() {
-                break;
+                return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
                 bail!("containerd ended with {status}:\n{}\n{}", tail(&log, 20), self.errors());
@@ -196,24 +179,12 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let init = self.init.context("nothing knows the first process of containerd's namespaces")?;
-        let named = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "containerd")
-        };
-        self.pid = children(init.as_raw_nonzero().get().cast_unsigned())
-            .into_iter()
-            .find(named)
-            .context("containerd is not a child of the first process of its namespaces")?;
-        Ok(())
     }
 
     fn stop(&mut self) -> Result<()> {
-        // With the first process of a PID namespace the kernel ends all others, and `unshare` waits for that.
-        match self.init {
-            Some(init) => kill_process(init, Signal::KILL)?,
-            None => self.child.kill()?,
-        }
+        self.child.kill()?;
         self.child.wait()?;
+        self.groups.kill()?;
         remove_dir(&self.dir)
     }
 }
@@ -221,7 +192,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
-            eprintln!("cannot stop containerd {}: {error:#}", self.pid);
+            eprintln!("cannot stop containerd {}: {error:#}", self.pid());
         }
     }
 }
@@ -230,12 +201,12 @@ fn spawn(tree: &Tree, dir: &Path, groups: &Groups, settings: &Settings) -> Resul
     fs::create_dir(dir.join("cni"))?;
     fs::write(dir.join("cni/10-plywood.conflist"), config::cni(dir))?;
     fs::write(dir.join("config.toml"), config::toml(dir, &settings.config))?;
-    fs::write(dir.join("init.sh"), config::script(tree.dir(), dir, &groups.0))?;
+    fs::write(dir.join("init.sh"), config::script(tree.dir(), dir, &groups.daemon()?, &groups.0))?;
     let unshare = find_program("unshare").context("there is no unshare; type: cargo xtask setup")?;
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--"])
         .arg(unshare)
-        .args(["--mount", "--pid", "--net", "--propagation", "private", "--fork", "--kill-child", "--"])
+        .args(["--mount", "--net", "--propagation", "private", "--"])
         .arg(tree.dir().join(BUSYBOX))
         .arg("sh")
         .arg(dir.join("init.sh"))
@@ -246,13 +217,7 @@ fn spawn(tree: &Tree, dir: &Path, groups: &Groups, settings: &Settings) -> Resul
         .context("cannot start containerd")
 }
 
-/// Child processes, by `/proc`.
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-}
-
-/// Removes what tests left that were killed. Their containerds were killed with them.
+/// Removes what tests left that were killed. Their containerds were killed with them, shims and containers are now.
 fn sweep() -> Result<()> {
     cgroup::sweep(PREFIX)?;
     for entry in fs::read_dir(std::env::temp_dir())? {
@@ -295,7 +260,7 @@ mod tests {
             server.import(&layout, "default").unwrap();
             let images = output(server.ctr("default").args(["images", "list", "--quiet"])).unwrap();
             assert_eq!(images.trim(), "plywood.test/small:latest", "{suite}");
-            assert_eq!(server.processes().unwrap().len(), 2, "{suite}: its first process and containerd");
+            assert_eq!(server.processes().unwrap(), [server.pid()], "{suite}");
             let (dir, groups, pid) = (server.dir().to_path_buf(), server.control_groups(), server.pid());
             drop(server);
             assert!(!dir.exists() && !Path::new(&format!("/proc/{pid}")).exists(), "{suite}");
