@@ -172,21 +172,8 @@ impl Session {
             return Err(ImageError::Choice { layout: layout.into(), wanted: name.map(str::to_owned), there });
         };
         let name = named(entry).unwrap_or_else(|| entry.digest.to_string());
-        self.import_manifest(layout, entry, &name)
-    }
-
-    /// The same for an image by its manifest, whose blobs are in a directory that has them as a layout has.
-    ///
-    /// # Errors
-    /// As [`Session::image`].
-    pub fn import_manifest(
-        &self,
-        dir: &Path,
-        manifest: &Descriptor,
-        name: &str,
-    ) -> Result<Image, ImageError> {
-        self.bring_in(name, &Source::Layout(dir), manifest)?;
-        self.image(name)
+        self.bring_in(&name, &Source::Layout(layout), entry)?;
+        self.image(&name)
     }
 
     fn borrow_image(&self, name: &str) -> Result<Record, ImageError> {

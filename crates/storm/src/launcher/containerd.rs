@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use plywood_containerd::{Client, Image, Mounting, NAMESPACE, Session, Task};
-use plywood_image::Descriptor;
 use plywood_kernel::idmap::IdMap;
 use plywood_kernel::mountns::MountNs;
 
@@ -42,15 +41,6 @@ pub enum Source {
     Name(String),
     /// In an OCI layout directory; the name may be left out where there is one image only.
     Layout(PathBuf, Option<String>),
-    /// Among the blobs of a directory that has them as a layout has, a state root for instance.
-    Blobs {
-        /// The directory that `blobs` is in.
-        dir: PathBuf,
-        /// The image's manifest.
-        manifest: Box<Descriptor>,
-        /// What it is called in containerd.
-        name: String,
-    },
 }
 
 /// What is measured.
@@ -74,6 +64,8 @@ pub struct Config {
     pub snapshotter: String,
     /// The image.
     pub image: Source,
+    /// How many of its layers, from the lowest; each has a snapshot to start from. None: all.
+    pub layers: Option<usize>,
     /// What containers run; nothing: what their image says.
     pub command: Vec<String>,
     /// What is measured.
@@ -114,7 +106,8 @@ pub fn open(config: Config) -> Result<Containerd, LauncherError> {
     if !session.snapshotter().maps_ids() {
         return Err(LauncherError::new("asking containerd for id mappings", no_mappings(&client, &config)));
     }
-    let image = config.image.bring_into(&session)?;
+    let mut image = config.image.bring_into(&session)?;
+    image.chain.truncate(config.layers.unwrap_or(usize::MAX));
     let command = command(&config.command, &image)?;
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -143,14 +136,13 @@ impl Source {
         let image = match self {
             Self::Name(name) => session.image(name),
             Self::Layout(layout, name) => session.import(layout, name.as_deref()),
-            Self::Blobs { dir, manifest, name } => session.import_manifest(dir, manifest, name),
         };
         image.map_err(LauncherError::doing("bringing the image into containerd"))
     }
 }
 
 impl Containerd {
-    /// How many layers the image has.
+    /// How many layers containers have.
     pub fn layers(&self) -> usize {
         self.image.chain.len()
     }

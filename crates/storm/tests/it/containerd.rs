@@ -31,6 +31,7 @@ fn config(server: &Server, layout: PathBuf, part: Part) -> Config {
         socket: server.socket(),
         snapshotter: "overlayfs".into(),
         image: Source::Layout(layout, None),
+        layers: None,
         command: Vec::new(),
         part,
         mappings: mappings(),
@@ -76,7 +77,9 @@ fn root_tasks_of_containerd() {
     require_root();
     let (server, layout) = start(Suite::Sid, false);
     let before = processes_and_mounts(&server);
-    let launcher = containerd::open(config(&server, layout, Part::Task)).unwrap();
+    let few = Config { layers: Some(3), ..config(&server, layout, Part::Task) };
+    assert_eq!(containerd::open(few.clone()).unwrap().layers(), 3);
+    let launcher = containerd::open(Config { layers: None, ..few }).unwrap();
     assert_eq!(launcher.layers(), LAYERS);
     assert!(launcher.versions()["containerd"].starts_with("2."));
     // A shim and a process each.

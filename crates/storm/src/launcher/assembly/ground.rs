@@ -109,6 +109,11 @@ impl Ground {
         }
     }
 
+    /// The id mappings of all containers, for launchers that leave the rest to others. Leased as long as this lives.
+    pub fn maps(&self) -> Vec<IdMap> {
+        self.tenants.iter().map(|tenant| tenant.map.clone()).collect()
+    }
+
     pub(super) fn tenant(&self, container: usize) -> Option<Tenant> {
         self.tenants.get(container).cloned()
     }
