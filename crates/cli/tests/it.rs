@@ -42,5 +42,7 @@ mod roots;
 mod run;
 #[path = "it/storm.rs"]
 mod storm;
+#[path = "it/storm_containerd.rs"]
+mod storm_containerd;
 #[path = "it/usage.rs"]
 mod usage;

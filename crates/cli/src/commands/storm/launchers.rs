@@ -16,7 +16,8 @@ use plywood_store::Store;
 use plywood_storm::admission::{self, Admission};
 use plywood_storm::image::StormImage;
 use plywood_storm::launcher::assembly::{self, Ground, GroundConfig};
-use plywood_storm::launcher::{Launcher, run};
+use plywood_storm::launcher::containerd::{self, Part, Source};
+use plywood_storm::launcher::{Launcher, cri, run};
 use plywood_storm::{Arm, LauncherKind};
 
 use super::settings::Settings;
@@ -47,6 +48,8 @@ pub struct Place<'a> {
 /// The launchers of all arms, in their order.
 pub struct Launchers {
     all: Vec<Arc<dyn Launcher>>,
+    /// Holds the host ids of launchers that do not.
+    ground: Option<Arc<Ground>>,
     /// Of programs that launchers start and cannot ask themselves.
     versions: BTreeMap<String, String>,
 }
@@ -57,7 +60,7 @@ impl Launchers {
     /// # Errors
     /// Ids, a flat tree, a runtime or a daemon is missing; what was opened before is closed.
     pub fn open(place: &Place<'_>, image: &mut StormImage) -> anyhow::Result<Self> {
-        let mut launchers = Self { all: Vec::new(), versions: BTreeMap::new() };
+        let mut launchers = Self { all: Vec::new(), ground: None, versions: BTreeMap::new() };
         let opened = launchers.open_all(place, image);
         if opened.is_err() {
             for launcher in &launchers.all {
@@ -71,7 +74,9 @@ impl Launchers {
 
     fn open_all(&mut self, place: &Place<'_>, image: &mut StormImage) -> anyhow::Result<()> {
         let of = |kind| place.arms.iter().any(|arm| arm.launcher == kind);
-        let ground = if of(LauncherKind::Assembly) { Some(ground(place)?) } else { None };
+        let only_runs = place.arms.iter().all(|arm| arm.launcher == LauncherKind::Run);
+        self.ground = if only_runs { None } else { Some(ground(place)?) };
+        let ground = self.ground.clone();
         if of(LauncherKind::Run) {
             self.versions.extend(runtime_version(place)?);
         }
@@ -104,7 +109,32 @@ impl Launchers {
                         command: place.args.command.clone(),
                     }))
                 }
-                (other, _) => anyhow::bail!("launcher {other} cannot be opened here"),
+                (LauncherKind::Containerd, Some(ground)) => Arc::new(containerd::open(containerd::Config {
+                    socket: place.args.address.clone(),
+                    snapshotter: snapshotter(arm),
+                    image: source(place, image),
+                    layers: Some(arm.layers),
+                    command: place.args.command.clone(),
+                    part: Part::Task,
+                    mappings: ground.maps(),
+                })?),
+                (LauncherKind::Cri, Some(ground)) => {
+                    if arm.layers < image.layers() {
+                        anyhow::bail!(
+                            "launcher cri starts whole images: of {} layers, not {}",
+                            image.layers(),
+                            arm.layers
+                        );
+                    }
+                    Arc::new(cri::open(cri::Config {
+                        socket: place.args.address.clone(),
+                        snapshotter: snapshotter(arm),
+                        image: source(place, image),
+                        command: place.args.command.clone(),
+                        mappings: ground.maps(),
+                    })?)
+                }
+                (_, None) => anyhow::bail!("no host ids were leased"),
             };
             self.all.push(launcher);
         }
@@ -129,6 +159,20 @@ pub fn pool(args: &Storm, containers: usize) -> anyhow::Result<IdPool> {
     let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.id_range_length)?;
     idrange::allocate(&pool, &IdsInUse::default(), containers)?;
     Ok(pool)
+}
+
+/// containerd's own default, and that of most distributions.
+fn snapshotter(arm: &Arm) -> String {
+    arm.snapshotter.clone().unwrap_or_else(|| "overlayfs".to_owned())
+}
+
+/// Where containerd gets the image from: generated ones are a layout; others it has, since the store keeps no layers as
+/// they were pulled.
+fn source(place: &Place<'_>, image: &StormImage) -> Source {
+    match (image.layout(), &place.args.image) {
+        (Some(layout), _) => Source::Layout(layout.to_owned(), None),
+        (None, name) => Source::Name(name.clone().unwrap_or_else(|| image.name.clone())),
+    }
 }
 
 fn ours(arm: &Arm) -> anyhow::Result<(Mechanism, LowerSource)> {
