@@ -112,7 +112,9 @@ impl Bystanders {
     /// running then.
     pub fn start(config: &Config) -> Result<Self, SyscallError> {
         let place = Place::new(config.namespace.clone())?;
-        let mut watch = thread::run("plywood-watch", &place, start_watch, |watch, _| Ok(watch))?.stop()?.0;
+        let namespace = place.namespace();
+        let start = move || start_watch(&namespace);
+        let mut watch = thread::run("plywood-watch", &place, start, |watch, _| Ok(watch))?.stop()?.0;
         // Whatever the threads use from their first instruction on lies between the two readings of CPU time, and is
         // taken off again.
         let cpu_before = CpuTimes::now()?;
@@ -197,13 +199,16 @@ impl Observed {
 }
 
 /// Events if the kernel has them and lets us, else comparing tables: [`MountOps::exact`] tells which.
-fn start_watch() -> Result<MountWatch, SyscallError> {
-    match MountWatch::start() {
+/// The namespace is given by its descriptor, since its own `/proc` may show another PID namespace's threads.
+fn start_watch(namespace: &MountNs) -> Result<MountWatch, SyscallError> {
+    match MountWatch::start_events(namespace) {
+        Ok(Some(watch)) => Ok(watch),
+        Ok(None) => MountWatch::start_difference(),
         Err(error) if error.kind() == Kind::Denied => {
             tracing::warn!(%error, "mount events of the namespace are refused: tables are compared instead");
             MountWatch::start_difference()
         }
-        started => started,
+        Err(error) => Err(error),
     }
 }
 

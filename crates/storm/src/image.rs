@@ -216,11 +216,32 @@ impl StormImage {
             return Ok(name.clone());
         }
         let new = self.first(layers)?;
-        let name = format!("{PREFIX}/first-{layers}-of:{}", &self.image.manifest_digest.hex()[..12]);
+        let name = self.first_name(layers);
         self.store.record_image(&self.pins, &new, std::slice::from_ref(&name))?;
         self.names.insert(layers, name.clone());
         self.made = true;
         Ok(name)
+    }
+
+    /// The layout, and the name in it of the image of the first `layers` layers, for those who import it elsewhere; none
+    /// of an image that was not generated, because the store keeps no layers as they were pulled.
+    ///
+    /// # Errors
+    /// The layout cannot be written.
+    pub fn in_layout(&mut self, layers: usize) -> Result<Option<(PathBuf, String)>, StormImageError> {
+        let Some(layout) = &self.layout else { return Ok(None) };
+        let dir = layout.path.clone();
+        if layers >= self.layers() {
+            return Ok(Some((dir, self.name.clone())));
+        }
+        let (first, name) = (self.first(layers)?, self.first_name(layers));
+        generate::add(&dir, &name, &first.manifest, &first.config)
+            .map_err(|source| StormImageError::Layout { path: dir.clone(), source })?;
+        Ok(Some((dir, name)))
+    }
+
+    fn first_name(&self, layers: usize) -> String {
+        format!("{PREFIX}/first-{layers}-of:{}", &self.image.manifest_digest.hex()[..12])
     }
 
     /// Forgets the names and whatever nothing else uses, and removes the layout.

@@ -22,6 +22,7 @@ use plywood_kernel::MountNs;
 pub mod assembly;
 pub mod containerd;
 pub mod cri;
+pub mod ids;
 pub mod run;
 
 /// A round to prepare for.

@@ -20,9 +20,11 @@ pub struct Sweep {
     pub mechanisms: Vec<Mechanism>,
     /// What the lower directories are; by default the layers for the comparison mechanisms, the flat tree for others.
     pub lowers: Vec<LowerSource>,
-    /// Of containerd; its own choice by default.
+    /// Of containerd; `overlayfs` by default.
     pub snapshotters: Vec<String>,
-    /// Passes of the comparison mechanisms; 0 counts as 1.
+    /// Of containerd the root file systems only, no processes.
+    pub rootfs_only: bool,
+    /// Passes of the comparison mechanisms and of containerd's root file systems; 0 counts as 1.
     pub passes: u32,
     /// Layers of the image; all it has by default.
     pub layers: Vec<usize>,
@@ -129,11 +131,19 @@ pub fn arms(sweep: &Sweep, here: &Here<'_>) -> Result<Vec<Arm>, SweepError> {
 /// How a launcher gets at root file systems.
 enum Way {
     Ours(Mechanism, LowerSource),
-    Theirs(Option<String>),
+    Theirs(String),
 }
 
 fn is_ours(launcher: LauncherKind) -> bool {
     matches!(launcher, LauncherKind::Assembly | LauncherKind::Run)
+}
+
+fn counts_passes(sweep: &Sweep, launcher: LauncherKind) -> bool {
+    match launcher {
+        LauncherKind::Assembly => true,
+        LauncherKind::Containerd => sweep.rootfs_only,
+        LauncherKind::Run | LauncherKind::Cri => false,
+    }
 }
 
 /// Whether more than one pass makes a difference.
@@ -155,7 +165,16 @@ fn check(sweep: &Sweep, launchers: &[LauncherKind]) -> Result<(), SweepError> {
     let refused = [
         (!sweep.mechanisms.is_empty() && !ours, "mechanism", of),
         (!sweep.lowers.is_empty() && !ours, "lower", of),
-        (sweep.passes > 1 && !launchers.contains(&LauncherKind::Assembly), "passes", "launcher assembly"),
+        (
+            sweep.passes > 1 && !launchers.iter().any(|&launcher| counts_passes(sweep, launcher)),
+            "passes",
+            "launcher assembly, and launcher containerd for root file systems only",
+        ),
+        (
+            sweep.rootfs_only && !launchers.contains(&LauncherKind::Containerd),
+            "rootfs-only",
+            "launcher containerd",
+        ),
         (!sweep.snapshotters.is_empty() && !theirs, "snapshotter", "launchers containerd and cri"),
     ];
     match refused.into_iter().find(|(refused, ..)| *refused) {
@@ -166,10 +185,8 @@ fn check(sweep: &Sweep, launchers: &[LauncherKind]) -> Result<(), SweepError> {
 
 fn ways(sweep: &Sweep, launcher: LauncherKind, here: &Here<'_>) -> Result<Vec<Way>, SweepError> {
     if !is_ours(launcher) {
-        if sweep.snapshotters.is_empty() {
-            return Ok(vec![Way::Theirs(None)]);
-        }
-        return Ok(sweep.snapshotters.iter().cloned().map(|one| Way::Theirs(Some(one))).collect());
+        let snapshotters = or(&sweep.snapshotters, "overlayfs".to_owned());
+        return Ok(snapshotters.into_iter().map(Way::Theirs).collect());
     }
     let mut ways = Vec::new();
     for mechanism in or(&sweep.mechanisms, here.capabilities.choose().mechanism) {
@@ -192,9 +209,9 @@ fn arm(
 ) -> Arm {
     let (mechanism, lower, snapshotter) = match way {
         Way::Ours(mechanism, lower) => (Some(*mechanism), Some(*lower), None),
-        Way::Theirs(snapshotter) => (None, None, snapshotter.clone()),
+        Way::Theirs(snapshotter) => (None, None, Some(snapshotter.clone())),
     };
-    let repeats = launcher == LauncherKind::Assembly && mechanism.is_some_and(is_comparison);
+    let repeats = counts_passes(sweep, launcher) && mechanism.is_none_or(is_comparison);
     Arm {
         launcher,
         mechanism,
@@ -295,6 +312,16 @@ mod tests {
                 "containerd plywood, 500 layers, 100 at once",
             ]
         );
+        let containerd = Sweep {
+            launchers: vec![LauncherKind::Containerd, LauncherKind::Cri],
+            passes: 2,
+            rootfs_only: true,
+            ..self::sweep()
+        };
+        assert_eq!(
+            swept(&containerd).unwrap(),
+            ["containerd overlayfs x 2, 500 layers, 100 at once", "cri overlayfs, 500 layers, 100 at once",]
+        );
         let flat_per_layer = Sweep {
             mechanisms: vec![Mechanism::PerLayer],
             lowers: vec![LowerSource::Flat],
@@ -327,7 +354,12 @@ mod tests {
         refused(mechanism(Mechanism::IdmappedOverlay), "does not work here: it needs");
         refused(Sweep { passes: 2, ..mechanism(Mechanism::PerLayer) }, "use one pass");
         let run = vec![LauncherKind::Run];
-        refused(Sweep { passes: 2, launchers: run.clone(), ..sweep() }, "passes is for launcher assembly");
+        refused(
+            Sweep { passes: 2, launchers: run.clone(), ..sweep() },
+            "passes is for launcher assembly, and",
+        );
+        let rootfs_only = Sweep { rootfs_only: true, ..sweep() };
+        refused(rootfs_only, "rootfs-only is for launcher containerd");
         let one = vec![Width::Threads(1)];
         refused(Sweep { admission: one, launchers: run, ..sweep() }, "launcher run bounds");
         let cri = vec![LauncherKind::Cri];

@@ -39,7 +39,8 @@ pub struct Storm {
     /// The overlay's lower source; by default the layers for per-layer and common-parent, the flat tree for others.
     #[arg(long, value_delimiter = ',', value_name = "SOURCE", value_parser = one_of::<LowerSource, _>(LowerSource::ALL.map(LowerSource::name)), help_heading = "What is compared")]
     pub lower: Vec<LowerSource>,
-    /// How often per-layer and common-parent do their work for one container; 2 is what containerd did.
+    /// How often per-layer, common-parent and containerd's root file systems are made for one container; 2 is what
+    /// containerd did.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10), help_heading = "What is compared")]
     pub passes: Option<u32>,
     /// Layers of the image, its lowest ones; all by default.
@@ -52,9 +53,12 @@ pub struct Storm {
     /// `llc:NUMBER` for threads on the CPUs of one last-level cache.
     #[arg(long, value_delimiter = ',', value_name = "WIDTH", help_heading = "What is compared")]
     pub admission: Vec<Width>,
-    /// Snapshotters of containerd.
+    /// Snapshotters of containerd; overlayfs by default.
     #[arg(long, value_delimiter = ',', value_name = "NAME", help_heading = "What is compared")]
     pub snapshotter: Vec<String>,
+    /// Of launcher containerd, prepare and mount root file systems only; --passes 2 is the incident.
+    #[arg(long, help_heading = "What is compared")]
+    pub rootfs_only: bool,
     /// The incident against the default: per-layer over the layers, twice, and what this kernel allows, over a flat
     /// tree. This is also what a storm does that is told nothing of launchers, mechanisms, passes or admission.
     #[arg(long, conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "admission", "snapshotter"], help_heading = "What is compared")]

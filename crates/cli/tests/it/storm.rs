@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use plywood_kernel::RangeLocks;
+use plywood_xtask::containerd::{Server, Settings, Suite, Tree};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -340,6 +341,7 @@ fn root_what_cannot_be_is_refused_before_anything_starts() {
         refused(2, &["--incident", "--passes", "2"], "cannot be used with");
         refused(2, &["--launcher", "run", "--passes", "2"], "passes is for");
         refused(2, &["--snapshotter", "overlayfs"], "snapshotter is for launchers containerd and cri");
+        refused(2, &["--launcher", "run", "--rootfs-only"], "rootfs-only is for launcher containerd");
         refused(2, &["--pin", "5000"], "--pin 5000: CPUs 5000");
         refused(2, &["--pin", "moon"], "no placement \"moon\"");
         refused(2, &["--admission", "0"], "is no admission");
@@ -351,5 +353,33 @@ fn root_what_cannot_be_is_refused_before_anything_starts() {
         refused(1, &["--id-range-length", "1000000000"], "ids");
         refused(1, &["--containers", "5000", "--concurrency", "1", "--mechanism", "detached"], "free ranges");
         bed.nothing_left();
+    });
+}
+
+/// The same image, generated, in a real containerd: tasks, root file systems alone, and pods.
+#[test]
+fn root_a_real_containerd_is_a_launcher() {
+    in_bed(|bed| {
+        let settings = Settings { pods: true, ..Settings::default() };
+        let server = Server::start(Tree::open(Suite::Sid).unwrap(), &settings).unwrap();
+        let socket = server.socket();
+        let to = ["--address", text(&socket), "--layers", "3,5"];
+        let arms = bed.arms(&[&["--launcher", "assembly,containerd,cri"], &to[..], &QUICK].concat());
+        assert_eq!(arms.len(), 6);
+        for arm in &arms {
+            assert_eq!((&arm["failed"], &arm["launches"]), (&0.into(), &4.into()), "{arm}");
+            // Ours are the only ones that leave the table they work in alone.
+            assert_eq!(mounts(arm).0 == 0, arm["launcher"] == "assembly", "{arm}");
+        }
+        let rootfs = ["--launcher", "containerd", "--rootfs-only", "--passes", "2"];
+        let arms = bed.arms(&[&rootfs[..], &to, &QUICK].concat());
+        assert_eq!((arms.len(), &arms[0]["passes"]), (2, &2.into()));
+        assert!(arms.iter().all(|arm| mounts(arm).0 > 0 && arm["failed"] == 0), "{arms:?}");
+        // Its own image of a name, if it has one.
+        let error = bed.fails(
+            1,
+            &["storm", "--launcher", "containerd", "--image", "nothere", "--address", text(&socket)],
+        );
+        assert!(error.contains("no image \"nothere\""), "{error}");
     });
 }

@@ -30,6 +30,10 @@ const MAX_FILES: usize = 5_000_000;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const BLOBS: &str = "blobs/sha256";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Where containerd looks for a name first.
+const FULL_NAME: &str = "io.containerd.image.name";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Where images keep most of their files, the fullest first.
@@ -263,15 +267,10 @@ fn mix(seed: u64) -> u64 {
 /// # Errors
 /// The file system's.
 pub fn write(parameters: &Parameters, dir: &Path) -> io::Result<()> {
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs)?;
-    let blob = |media_type: &str, bytes: &[u8]| -> io::Result<Value> {
-        let digest = Digest::sha256(bytes);
-        fs::write(blobs.join(digest.hex()), bytes)?;
-        Ok(json!({"mediaType": media_type, "digest": digest, "size": bytes.len()}))
-    };
-    let layers =
-        (1..=parameters.layers).map(|n| blob(LAYER, &parameters.layer(n))).collect::<io::Result<Vec<_>>>()?;
+    fs::create_dir_all(dir.join(BLOBS))?;
+    let layers = (1..=parameters.layers)
+        .map(|n| blob(dir, LAYER, &parameters.layer(n)))
+        .collect::<io::Result<Vec<_>>>()?;
     // Uncompressed layers are their own diff.
     let diff_ids: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
     let platform = Platform::host();
@@ -282,16 +281,39 @@ pub fn write(parameters: &Parameters, dir: &Path) -> io::Result<()> {
         "config": {"Cmd": ["/bin/pause"], "Env": ["PATH=/bin:/usr/bin"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
-    let config = blob(CONFIG, config.to_string().as_bytes())?;
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
-    let mut entry = blob(MANIFEST, manifest.to_string().as_bytes())?;
-    entry["annotations"] = json!({
-        "org.opencontainers.image.ref.name": parameters.name(),
-        "io.containerd.image.name": parameters.name(),
+    let config = config.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": blob(dir, CONFIG, &config)?, "layers": layers,
     });
-    let index = json!({"schemaVersion": 2, "manifests": [entry]});
-    fs::write(dir.join("index.json"), index.to_string())?;
-    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    add(dir, &parameters.name(), manifest.to_string().as_bytes(), &config)
+}
+
+/// Adds an image whose layers are there already to a layout, unless it has one of that name.
+pub(super) fn add(dir: &Path, name: &str, manifest: &[u8], config: &[u8]) -> io::Result<()> {
+    let index = dir.join("index.json");
+    let mut entries: Vec<Value> = match fs::read(&index) {
+        Ok(bytes) => {
+            serde_json::from_slice::<Value>(&bytes)?["manifests"].as_array().cloned().unwrap_or_default()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    if entries.iter().any(|entry| entry["annotations"][REF_NAME] == name) {
+        return Ok(());
+    }
+    blob(dir, CONFIG, config)?;
+    let mut entry = blob(dir, MANIFEST, manifest)?;
+    entry["annotations"] = json!({REF_NAME: name, FULL_NAME: name});
+    entries.push(entry);
+    fs::write(index, json!({"schemaVersion": 2, "manifests": entries}).to_string())
+}
+
+/// Writes it; answers its descriptor.
+fn blob(dir: &Path, media_type: &str, bytes: &[u8]) -> io::Result<Value> {
+    let digest = Digest::sha256(bytes);
+    fs::write(dir.join(BLOBS).join(digest.hex()), bytes)?;
+    Ok(json!({"mediaType": media_type, "digest": digest, "size": bytes.len()}))
 }
 
 #[cfg(test)]

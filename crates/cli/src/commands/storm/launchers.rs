@@ -16,13 +16,15 @@ use plywood_store::Store;
 use plywood_storm::admission::{self, Admission};
 use plywood_storm::image::StormImage;
 use plywood_storm::launcher::assembly::{self, Ground, GroundConfig};
-use plywood_storm::launcher::containerd::{self, Part, Source};
+use plywood_storm::launcher::containerd::{self, Source};
+use plywood_storm::launcher::ids::Ids;
 use plywood_storm::launcher::{Launcher, cri, run};
 use plywood_storm::{Arm, LauncherKind};
 
 use super::settings::Settings;
 use crate::args::Storm;
 use crate::context::Context;
+use crate::remedy::Advised;
 
 /// What launchers are opened with.
 #[derive(Clone, Copy)]
@@ -48,10 +50,10 @@ pub struct Place<'a> {
 /// The launchers of all arms, in their order.
 pub struct Launchers {
     all: Vec<Arc<dyn Launcher>>,
-    /// Holds the host ids of launchers that do not.
-    ground: Option<Arc<Ground>>,
     /// Of programs that launchers start and cannot ask themselves.
     versions: BTreeMap<String, String>,
+    /// Of all launchers but `run`.
+    ids: Option<Arc<Ids>>,
 }
 
 impl Launchers {
@@ -60,7 +62,7 @@ impl Launchers {
     /// # Errors
     /// Ids, a flat tree, a runtime or a daemon is missing; what was opened before is closed.
     pub fn open(place: &Place<'_>, image: &mut StormImage) -> anyhow::Result<Self> {
-        let mut launchers = Self { all: Vec::new(), ground: None, versions: BTreeMap::new() };
+        let mut launchers = Self { all: Vec::new(), versions: BTreeMap::new(), ids: None };
         let opened = launchers.open_all(place, image);
         if opened.is_err() {
             for launcher in &launchers.all {
@@ -74,9 +76,14 @@ impl Launchers {
 
     fn open_all(&mut self, place: &Place<'_>, image: &mut StormImage) -> anyhow::Result<()> {
         let of = |kind| place.arms.iter().any(|arm| arm.launcher == kind);
-        let only_runs = place.arms.iter().all(|arm| arm.launcher == LauncherKind::Run);
-        self.ground = if only_runs { None } else { Some(ground(place)?) };
-        let ground = self.ground.clone();
+        // `plywood run` leases its own.
+        if place.arms.iter().any(|arm| arm.launcher != LauncherKind::Run) {
+            self.ids = Some(ids(place)?);
+        }
+        let ground = match &self.ids {
+            Some(ids) if of(LauncherKind::Assembly) => Some(ground(place, ids)?),
+            _ => None,
+        };
         if of(LauncherKind::Run) {
             self.versions.extend(runtime_version(place)?);
         }
@@ -109,32 +116,10 @@ impl Launchers {
                         command: place.args.command.clone(),
                     }))
                 }
-                (LauncherKind::Containerd, Some(ground)) => Arc::new(containerd::open(containerd::Config {
-                    socket: place.args.address.clone(),
-                    snapshotter: snapshotter(arm),
-                    image: source(place, image),
-                    layers: Some(arm.layers),
-                    command: place.args.command.clone(),
-                    part: Part::Task,
-                    mappings: ground.maps(),
-                })?),
-                (LauncherKind::Cri, Some(ground)) => {
-                    if arm.layers < image.layers() {
-                        anyhow::bail!(
-                            "launcher cri starts whole images: of {} layers, not {}",
-                            image.layers(),
-                            arm.layers
-                        );
-                    }
-                    Arc::new(cri::open(cri::Config {
-                        socket: place.args.address.clone(),
-                        snapshotter: snapshotter(arm),
-                        image: source(place, image),
-                        command: place.args.command.clone(),
-                        mappings: ground.maps(),
-                    })?)
+                (LauncherKind::Containerd | LauncherKind::Cri, _) => {
+                    theirs(place, image, arm, self.ids.as_deref())?
                 }
-                (_, None) => anyhow::bail!("no host ids were leased"),
+                (LauncherKind::Assembly, None) => anyhow::bail!("no ids were leased for launcher assembly"),
             };
             self.all.push(launcher);
         }
@@ -161,35 +146,66 @@ pub fn pool(args: &Storm, containers: usize) -> anyhow::Result<IdPool> {
     Ok(pool)
 }
 
-/// containerd's own default, and that of most distributions.
-fn snapshotter(arm: &Arm) -> String {
-    arm.snapshotter.clone().unwrap_or_else(|| "overlayfs".to_owned())
-}
-
-/// Where containerd gets the image from: generated ones are a layout; others it has, since the store keeps no layers as
-/// they were pulled.
-fn source(place: &Place<'_>, image: &StormImage) -> Source {
-    match (image.layout(), &place.args.image) {
-        (Some(layout), _) => Source::Layout(layout.to_owned(), None),
-        (None, name) => Source::Name(name.clone().unwrap_or_else(|| image.name.clone())),
-    }
-}
-
 fn ours(arm: &Arm) -> anyhow::Result<(Mechanism, LowerSource)> {
     arm.mechanism.zip(arm.lower).context("an arm of ours has a mechanism and a lower source")
 }
 
-fn ground(place: &Place<'_>) -> anyhow::Result<Arc<Ground>> {
+fn ids(place: &Place<'_>) -> anyhow::Result<Arc<Ids>> {
     let directories = place.context.directories();
     directories.create()?;
-    let ground = Ground::open(GroundConfig {
-        store: place.store,
-        capabilities: place.capabilities.clone(),
-        pool: place.pool,
-        register: &directories.ids(),
-        containers: place.settings.sweep.containers,
-    })?;
-    Ok(Arc::new(ground))
+    let count = place.settings.sweep.containers;
+    Ok(Arc::new(Ids::lease(place.store, &directories.ids(), place.pool, count, place.context.cancel.flag())?))
+}
+
+fn ground(place: &Place<'_>, ids: &Arc<Ids>) -> anyhow::Result<Arc<Ground>> {
+    let (capabilities, ids) = (place.capabilities.clone(), Arc::clone(ids));
+    Ok(Arc::new(Ground::open(GroundConfig { store: place.store, capabilities, ids })?))
+}
+
+/// A launcher of containerd's, by its socket.
+fn theirs(
+    place: &Place<'_>,
+    image: &mut StormImage,
+    arm: &Arm,
+    ids: Option<&Ids>,
+) -> anyhow::Result<Arc<dyn Launcher>> {
+    let socket = place.args.address.clone();
+    let snapshotter = arm.snapshotter.clone().context("an arm of containerd has a snapshotter")?;
+    let pods = arm.launcher == LauncherKind::Cri;
+    // Pods start whole images; containers start from the snapshot of any layer.
+    let image = match image.in_layout(if pods { arm.layers } else { image.layers() })? {
+        Some((layout, name)) => Source::Layout(layout, Some(name)),
+        // One of the store is looked for under the same name.
+        None => Source::Name(image.name.clone()),
+    };
+    let command = place.args.command.clone();
+    let mappings = ids.map(|ids| ids.maps().to_vec()).unwrap_or_default();
+    let (launcher, layers): (Arc<dyn Launcher>, usize) = if pods {
+        let opened = cri::open(cri::Config { socket, snapshotter, image, command, mappings })?;
+        let layers = opened.layers();
+        (Arc::new(opened), layers)
+    } else {
+        let rootfs = containerd::Part::Rootfs { passes: arm.passes };
+        let part = if place.args.rootfs_only { rootfs } else { containerd::Part::Task };
+        let config = containerd::Config {
+            socket,
+            snapshotter,
+            image,
+            layers: Some(arm.layers),
+            command,
+            part,
+            mappings,
+        };
+        let opened = containerd::open(config)?;
+        let layers = opened.layers();
+        (Arc::new(opened), layers)
+    };
+    if layers != arm.layers {
+        launcher.close()?;
+        let what = format!("containerd has the image with {layers} layers, not {}", arm.layers);
+        return Err(Advised::new(what, "use a generated image, or all layers of the same image").into());
+    }
+    Ok(launcher)
 }
 
 fn lowers(

@@ -1,4 +1,4 @@
-//! What all arms of launcher `assembly` stand on: ids, user namespaces, the template namespace, a place for mount points.
+//! What all arms of launcher `assembly` stand on: user namespaces, the template namespace, a place for mount points.
 //!
 //! ```text
 //! scratch/.trial-<pid>-storm/       swept by the store once this process is dead, mounts below it included
@@ -6,19 +6,19 @@
 //!   <snapshot>/                     mount points of one launch, while it assembles
 //! ```
 //!
-//! Invariant: ids are leased in the store and on the machine before anything is made for them, and given back last.
+//! Invariant: the ids of its containers are leased as long as it lives.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plywood_engine::apply::{PrivateWorker, Rootfs};
 use plywood_engine::capabilities::Capabilities;
-use plywood_engine::idrange::{IdLease, IdPool, MachineIds, MachineIdsError, UserNsPool};
+use plywood_engine::idrange::UserNsPool;
 use plywood_kernel::{IdMap, MountNs, Reaper, SyscallError, UserNs, remove_tree};
-use plywood_store::leases::LiveLease;
-use plywood_store::{Lease, LeaseId, NewLease, Store};
+use plywood_store::Store;
 
 use crate::launcher::LauncherError;
+use crate::launcher::ids::Ids;
 
 /// What a ground is made of.
 #[derive(Debug)]
@@ -27,12 +27,8 @@ pub struct GroundConfig<'a> {
     pub store: &'a Store,
     /// What the kernel can do on the store's file system.
     pub capabilities: Capabilities,
-    /// Host ids that may be leased.
-    pub pool: &'a IdPool,
-    /// The machine's register of ids, in a directory that exists.
-    pub register: &'a Path,
-    /// Containers at a time.
-    pub containers: usize,
+    /// Of as many containers as a round has.
+    pub ids: Arc<Ids>,
 }
 
 /// Shared by all arms. Dropped, it gives back what it holds.
@@ -40,7 +36,6 @@ pub struct GroundConfig<'a> {
 pub struct Ground {
     store: Store,
     capabilities: Capabilities,
-    leases: Vec<LeaseId>,
     tenants: Vec<Tenant>,
     reaper: Reaper,
     worker: Mutex<Option<Arc<PrivateWorker>>>,
@@ -48,8 +43,8 @@ pub struct Ground {
     template: MountNs,
     place: PathBuf,
     rootfs: PathBuf,
-    /// The ids as others see them; last, so that they are given back last.
-    _machine: MachineIds,
+    /// Last, so that they are given back last.
+    _ids: Arc<Ids>,
 }
 
 /// Whose ids a container has.
@@ -60,58 +55,41 @@ pub(super) struct Tenant {
 }
 
 impl Ground {
-    /// Leases, prepares, makes.
+    /// Prepares and makes what all containers share.
     ///
     /// # Errors
-    /// Too few id ranges are free, or a call was refused; what was taken is given back.
+    /// A call was refused.
     pub fn open(config: GroundConfig<'_>) -> Result<Self, LauncherError> {
         let store = config.store.clone();
-        let machine = MachineIds::open(config.register).map_err(LauncherError::doing("leasing host ids"))?;
-        let (leases, maps) = lease(&store, &machine, config.pool, config.containers)?;
-        let rest = || -> Result<_, SyscallError> {
+        let maps = config.ids.maps();
+        let prepare = || -> Result<_, SyscallError> {
             let namespaces = UserNsPool::new();
-            namespaces.prepare(&maps)?;
+            namespaces.prepare(maps)?;
             let tenants = maps
-                .into_iter()
-                .map(|map| Ok(Tenant { user_ns: namespaces.get(&map)?, map }))
+                .iter()
+                .map(|map| Ok(Tenant { user_ns: namespaces.get(map)?, map: map.clone() }))
                 .collect::<Result<_, SyscallError>>()?;
             let template = MountNs::minimal(&[store.root().path(), Path::new("/proc")])?;
             Ok((tenants, template, MountNs::current()?, Reaper::start()?))
         };
-        let made =
-            rest().map_err(LauncherError::doing("making what all containers share")).and_then(|rest| {
-                let place = store.root().path().join("scratch").join(place_name());
-                let rootfs = place.join("rootfs");
-                std::fs::create_dir_all(&rootfs)
-                    .map_err(|source| LauncherError::new(format!("making {}", rootfs.display()), source))?;
-                Ok((rest, place, rootfs))
-            });
-        match made {
-            Ok(((tenants, template, home, reaper), place, rootfs)) => Ok(Self {
-                store,
-                capabilities: config.capabilities,
-                leases,
-                tenants,
-                reaper,
-                worker: Mutex::new(None),
-                home,
-                template,
-                place,
-                rootfs,
-                _machine: machine,
-            }),
-            Err(error) => {
-                if let Err(also) = store.release_leases(&leases) {
-                    tracing::error!(error = &also as &dyn std::error::Error, "giving host ids back");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// The id mappings of all containers, for launchers that leave the rest to others. Leased as long as this lives.
-    pub fn maps(&self) -> Vec<IdMap> {
-        self.tenants.iter().map(|tenant| tenant.map.clone()).collect()
+        let (tenants, template, home, reaper) =
+            prepare().map_err(LauncherError::doing("making what all containers share"))?;
+        let place = store.root().path().join("scratch").join(place_name());
+        let rootfs = place.join("rootfs");
+        std::fs::create_dir_all(&rootfs)
+            .map_err(|source| LauncherError::new(format!("making {}", rootfs.display()), source))?;
+        Ok(Self {
+            store,
+            capabilities: config.capabilities,
+            tenants,
+            reaper,
+            worker: Mutex::new(None),
+            home,
+            template,
+            place,
+            rootfs,
+            _ids: config.ids,
+        })
     }
 
     pub(super) fn tenant(&self, container: usize) -> Option<Tenant> {
@@ -178,33 +156,10 @@ impl Drop for Ground {
         if let Err(error) = remove_tree(self.store.root().scratch(), Path::new(&place_name())) {
             tracing::error!(error = &error as &dyn std::error::Error, "removing {}", self.place.display());
         }
-        if let Err(error) = self.store.release_leases(&self.leases) {
-            tracing::error!(error = &error as &dyn std::error::Error, "giving host ids back");
-        }
     }
 }
 
 /// As the store's recovery knows it: of no interest to anybody once this process is dead.
 fn place_name() -> String {
     format!(".trial-{}-storm", std::process::id())
-}
-
-/// Ranges that nobody else on the machine has, as a run leases them.
-fn lease(
-    store: &Store,
-    machine: &MachineIds,
-    pool: &IdPool,
-    count: usize,
-) -> Result<(Vec<LeaseId>, Vec<IdMap>), LauncherError> {
-    let doing = "leasing host ids";
-    let leases = store
-        .lease_ranges(|live: &[LiveLease]| {
-            let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-            let chosen = machine.choose(pool, live, count, &|| false)?;
-            let new = |lease: IdLease| NewLease { uid: lease.uid, gid: lease.gid, container: None };
-            Ok::<_, MachineIdsError>(chosen.into_iter().map(new).collect())
-        })
-        .map_err(LauncherError::doing(doing))?;
-    let map = |lease: &Lease| IdMap::from_ranges(lease.uid, lease.gid);
-    Ok((leases.iter().map(|lease| lease.id).collect(), leases.iter().map(map).collect()))
 }
