@@ -269,6 +269,9 @@ pub struct Run {
     /// Launches under way at once; measured default.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: Option<u32>,
+    /// How long the runtime may take to start a container before it is killed.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::durations::parse)]
+    pub start_timeout: std::time::Duration,
     /// When to pull the image.
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pub pull: PullPolicy,

@@ -34,6 +34,8 @@ mod mechanisms;
 mod odd_roots;
 #[path = "it/open_files.rs"]
 mod open_files;
+#[path = "it/patience.rs"]
+mod patience;
 #[path = "it/pull.rs"]
 mod pull;
 #[path = "it/roots.rs"]

@@ -69,6 +69,9 @@ pub struct LauncherConfig {
     pub threads: usize,
     /// Runtimes between their start and a running container, at most.
     pub starting: usize,
+    /// How long a runtime may take until its container runs, and again to delete it; then it is killed. An image can make
+    /// one wait for ever: it opens files of the image.
+    pub start_timeout: Duration,
     /// More paths the runtime must find. The state root on kernels where a root file system is a directory to bind;
     /// elsewhere nothing.
     pub keep: Vec<PathBuf>,
@@ -229,6 +232,14 @@ pub enum LaunchError {
     /// The runtime failed to start it without a word.
     #[error("{0} and left no message")]
     Silent(String),
+    /// The runtime did not start it in time, and was killed.
+    #[error("{runtime} had not started it after {} s, and was killed", .after.as_secs_f64())]
+    Overdue {
+        /// The runtime's name.
+        runtime: String,
+        /// How long it was given.
+        after: Duration,
+    },
     /// No launcher thread is left in the namespace to prepare in.
     #[error("every launcher thread failed to leave an earlier container's mount namespace")]
     Stranded,
@@ -272,7 +283,12 @@ impl LaunchError {
         match self {
             Self::Runtime(failure) => failure.exit_code(),
             Self::Cancelled => 130,
-            Self::Prepare(_) | Self::Mount(_) | Self::Spawn { .. } | Self::Silent(_) | Self::Stranded => 125,
+            Self::Prepare(_)
+            | Self::Mount(_)
+            | Self::Spawn { .. }
+            | Self::Silent(_)
+            | Self::Overdue { .. }
+            | Self::Stranded => 125,
         }
     }
 }
@@ -347,13 +363,18 @@ fn processors() -> usize {
 }
 
 impl LauncherConfig {
+    /// The default of [`start_timeout`](Self::start_timeout). A launch takes milliseconds, on a machine that is fully
+    /// loaded seconds.
+    pub const START_TIMEOUT: Duration = Duration::from_secs(300);
+
     /// The measured defaults: as many launcher threads as processors, two to eight, and eight runtimes starting for
     /// each processor. More of either made no burst shorter (`benches/launch.rs`, two processors); more runtimes at
     /// once only make every single launch slower.
     pub fn new(runtime: Runtime, directories: RunDirectories, mode: RunMode) -> LauncherConfig {
         let threads = processors().clamp(2, 8);
         let starting = Self::default_starting();
-        LauncherConfig { runtime, directories, mode, threads, starting, keep: Vec::new() }
+        let start_timeout = Self::START_TIMEOUT;
+        LauncherConfig { runtime, directories, mode, threads, starting, start_timeout, keep: Vec::new() }
     }
 
     /// The default of [`starting`](Self::starting).

@@ -4,6 +4,7 @@
 //! apart from that of anyone else using it. Nothing here is a container engine: the launch sequence is in
 //! [`crate::launch`].
 
+mod answer;
 mod apart;
 mod ask;
 mod failure;
@@ -14,7 +15,8 @@ use std::fmt;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::cgroup::Layout;
 
@@ -25,6 +27,9 @@ pub use orphans::OrphanError;
 
 /// Runtimes looked for, the one with the cheaper start first.
 pub const KNOWN: [&str; 2] = ["crun", "runc"];
+
+/// How long a runtime may take to say what it is; usually milliseconds.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a runtime can be told apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +215,7 @@ fn locate(wanted: &str, search_path: &OsStr) -> Option<PathBuf> {
 }
 
 fn version(path: &Path) -> Result<String, Refusal> {
-    let output = apart::apart(|| Command::new(path).arg("--version").stdin(Stdio::null()).output())
+    let output = apart::apart(|| answer::within(ANSWER_PATIENCE, Command::new(path).arg("--version")))
         .flatten()
         .map_err(|source| Refusal::CannotRun { path: path.to_owned(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -229,7 +234,7 @@ fn cgroups_refused(path: &Path, family: Family, layout: Layout) -> Option<Refusa
         return Some(Refusal::HybridCgroups);
     }
     // Runtimes before the `features` command fail here, which says nothing against them.
-    let features = || Command::new(path).arg("features").stdin(Stdio::null()).output();
+    let features = || answer::within(ANSWER_PATIENCE, Command::new(path).arg("features"));
     let output = apart::apart(features).flatten().ok()?;
     let features: serde_json::Value =
         serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;

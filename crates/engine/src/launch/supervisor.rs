@@ -8,13 +8,15 @@
 //!     └──────────────────────────────────> Deleting ── runtime delete exits ──> Exited or Failed
 //! ```
 //!
+//! A runtime that is not done in time, starting or deleting, is killed; its container is deleted by force.
+//!
 //! A process that cannot be watched, because descriptors have run out, is looked at every [`POLL`] instead: whatever
 //! is missing, every container ends in its event.
 
 mod child;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -62,6 +64,10 @@ struct Container {
     spawned: Instant,
     /// Known once it runs.
     pid: Option<i32>,
+    /// Its runtime was killed because it did not start it in time.
+    overdue: bool,
+    /// When patience with the runtime at work ends.
+    due: Instant,
     phase: Phase,
 }
 
@@ -88,6 +94,8 @@ pub(super) struct Supervisor {
     containers: HashMap<u64, Container>,
     /// Containers with a process or a process id file that could not be watched or read.
     unwatched: BTreeSet<u64>,
+    /// When patience with a runtime ends, by container; those that were quicker are still in it.
+    due: BTreeSet<(Instant, u64)>,
     next_token: u64,
     /// When patience ends; set by the first look at a cancellation.
     deadline: Option<Instant>,
@@ -115,6 +123,7 @@ impl Supervisor {
             inbox,
             containers: HashMap::new(),
             unwatched: BTreeSet::new(),
+            due: BTreeSet::new(),
             next_token: 0,
             deadline: None,
         })
@@ -149,6 +158,7 @@ impl Supervisor {
             for token in self.unwatched.clone() {
                 self.process_ended(token);
             }
+            self.enforce_deadlines();
             self.enforce_cancellation();
         }
     }
@@ -161,9 +171,11 @@ impl Supervisor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let patience = self
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let next_due = self.due.first().map(|(due, _)| *due);
+        let patience =
+            self.deadline.into_iter().chain(next_due).min().map(|deadline| {
+                deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+            });
         let poll = (!self.unwatched.is_empty()).then_some(POLL);
         Timespec::try_from(patience.into_iter().chain(poll).min()?).ok()
     }
@@ -186,7 +198,10 @@ impl Supervisor {
         let runtime = RuntimeProcess::new(child);
         self.watch(token, &runtime.as_fd(), &id);
         let phase = Phase::Runtime(runtime);
-        self.containers.insert(token, Container { id, log, timing, spawned, pid: None, phase });
+        let due = spawned + self.config.start_timeout;
+        self.due.insert((due, token));
+        let container = Container { id, log, timing, spawned, pid: None, overdue: false, due, phase };
+        self.containers.insert(token, container);
         // It may have been faster than we were.
         self.note_start(token);
     }
@@ -250,6 +265,7 @@ impl Supervisor {
     fn process_ended(&mut self, token: u64) {
         let has_run = self.note_start(token);
         let Some(mut container) = self.containers.remove(&token) else { return };
+        let was_deleting = matches!(container.phase, Phase::Deleting(..));
         container.phase = match container.phase {
             Phase::Runtime(mut runtime) => match runtime.ended() {
                 None => Phase::Runtime(runtime),
@@ -257,7 +273,8 @@ impl Supervisor {
                     if !has_run {
                         self.shared.free_slot();
                     }
-                    match self.runtime_ended(&container.id, &container.log, container.pid, &ended) {
+                    let (id, log) = (&container.id, &container.log);
+                    match self.runtime_ended(id, log, container.pid, container.overdue, &ended) {
                         Next::Report(event) => return self.done(token, &container.id, event),
                         Next::Wait(first) => {
                             self.watch(token, &first.as_fd(), &container.id);
@@ -291,11 +308,15 @@ impl Supervisor {
                 None => return,
             },
         };
+        if matches!(container.phase, Phase::Deleting(..)) && !was_deleting {
+            container.due = Instant::now() + self.config.start_timeout;
+            self.due.insert((container.due, token));
+        }
         self.containers.insert(token, container);
     }
 
     /// What a runtime's end means for the container it started.
-    fn runtime_ended(&self, id: &str, log: &std::path::Path, pid: Option<i32>, ended: &Ended) -> Next {
+    fn runtime_ended(&self, id: &str, log: &Path, pid: Option<i32>, overdue: bool, ended: &Ended) -> Next {
         let id = id.to_owned();
         match (pid, ended, self.config.mode) {
             (Some(_), Ended::Exited(code), RunMode::Attached) => {
@@ -312,13 +333,17 @@ impl Supervisor {
                     Next::Delete(Event::Exited { id, code: 125 })
                 }
             },
-            (_, ended, _) => Next::Delete(Event::Failed { id, error: self.failure(log, ended) }),
+            (_, ended, _) => Next::Delete(Event::Failed { id, error: self.failure(log, overdue, ended) }),
         }
     }
 
-    fn failure(&self, log: &std::path::Path, ended: &Ended) -> LaunchError {
+    fn failure(&self, log: &Path, overdue: bool, ended: &Ended) -> LaunchError {
         if self.shared.is_cancelled() {
             return LaunchError::Cancelled;
+        }
+        if overdue {
+            let runtime = self.config.runtime.name().to_owned();
+            return LaunchError::Overdue { runtime, after: self.config.start_timeout };
         }
         let logged = read_log(log).unwrap_or_else(|error| {
             tracing::warn!(%error, log = %log.display(), "reading a runtime's log");
@@ -369,6 +394,27 @@ impl Supervisor {
     fn send(&self, event: Event) {
         // A receiver that is gone does not want to know.
         let _unwanted = self.events.send(event);
+    }
+
+    /// Kills runtimes that have taken too long: to start a container, or to delete it.
+    fn enforce_deadlines(&mut self) {
+        let now = Instant::now();
+        while let Some(&(due, token)) = self.due.first() {
+            let container = self.containers.get_mut(&token).filter(|container| container.due == due);
+            let at_work = container.and_then(|container| match &mut container.phase {
+                Phase::Runtime(runtime) if container.pid.is_none() => Some((runtime, &mut container.overdue)),
+                Phase::Deleting(runtime, _) => Some((runtime, &mut container.overdue)),
+                _ => None,
+            });
+            if let Some((runtime, overdue)) = at_work {
+                if now < due {
+                    return;
+                }
+                *overdue = true;
+                runtime.kill();
+            }
+            self.due.pop_first();
+        }
     }
 
     /// Kills what runs; what is still starting is killed once it runs. When patience ends, whatever runtime is left is

@@ -84,6 +84,7 @@ pub fn launch(
     let detached = shared.settings.detached;
     let mode = if detached { RunMode::Detached } else { RunMode::Attached };
     let mut config = LauncherConfig::new(runtime, shared.directories.clone(), mode);
+    config.start_timeout = shared.settings.start_timeout;
     if let Some(concurrency) = shared.settings.concurrency {
         config.starting = concurrency;
     }

@@ -38,6 +38,7 @@ impl Program {
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
         let merged = store.merged(&image.layer_ids())?;
+        readable_accounts(&merged, settings)?;
         let user = account::resolve(&merged, bundle::user_wanted(&config, &settings.overrides))?;
         let argv = bundle::command(&config, &settings.overrides)?;
         let environment = bundle::environment(&config, &settings.overrides, &user)?;
@@ -46,6 +47,30 @@ impl Program {
         find(&merged, &argv[0], path, workdir, settings)?;
         Ok(Self { user, argv, config })
     }
+}
+
+/// The runtime opens these files itself, inside the container: a pipe would keep it waiting for ever.
+fn readable_accounts(merged: &MergedTree, settings: &Settings) -> anyhow::Result<()> {
+    for file in ["/etc/passwd", "/etc/group"] {
+        if !users::needs_check(file, settings.volumes.iter().map(|volume| volume.destination.as_str())) {
+            continue;
+        }
+        let found = merged.lookup(file).with_context(|| format!("looking at {file} in the image"))?;
+        let Some(found) = found.filter(|found| found.file_type() != FileType::RegularFile) else { continue };
+        let kind = match found.file_type() {
+            FileType::Directory => "a directory",
+            FileType::Fifo => "a named pipe",
+            FileType::CharacterDevice | FileType::BlockDevice => "a device",
+            _ => "something else",
+        };
+        let remedy = format!("build the image with a regular file there, or mount one: -v FILE:{file}:ro");
+        return Err(Advised::new(
+            format!("{file} in the image is {kind}, not a regular file; the runtime opens it, and could wait for ever"),
+            remedy,
+        )
+        .into());
+    }
+    Ok(())
 }
 
 fn find(

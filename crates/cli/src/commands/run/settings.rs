@@ -41,6 +41,8 @@ pub struct Settings {
     pub runtime: Option<String>,
     /// Runtimes starting at once.
     pub concurrency: Option<usize>,
+    /// How long a runtime may take to start a container.
+    pub start_timeout: std::time::Duration,
     /// Forced mechanism.
     pub mechanism: Option<Mechanism>,
     /// Forced lower source.
@@ -107,6 +109,7 @@ impl Settings {
             capabilities,
             runtime: args.runtime.clone(),
             concurrency: args.concurrency.map(usize::try_from).transpose()?,
+            start_timeout: args.start_timeout,
             mechanism: args.assembly.mechanism,
             lower: args.assembly.lower,
             id_range_length: args.assembly.id_range_length,

@@ -1,8 +1,11 @@
 //! Running out of what the supervisor needs: containers end all the same.
 
+use std::time::Duration;
+
 use plywood_engine::launch::{Event, Launch, LaunchError, Launcher, LauncherConfig};
 use plywood_engine::runtime::RunMode;
 use plywood_kernel::testing::{Denied, deny, on_own_thread};
+use rustix::fs::{FileType, Mode};
 
 use super::support::{Host, command};
 
@@ -37,6 +40,38 @@ fn root_processes_that_cannot_be_watched_are_noticed() {
             launcher.finish().unwrap();
             host.assert_nothing_left("");
         });
+    }
+}
+
+/// An image with a pipe where the runtime reads a file kept the run, and Ctrl-C, waiting for ever.
+#[test]
+fn root_a_start_that_takes_too_long_is_taken_back() {
+    let host = Host::new();
+    let passwd = host.rootfs().join("etc/passwd");
+    rustix::fs::mknodat(rustix::fs::CWD, &passwd, FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+    for mode in [RunMode::Attached, RunMode::Detached] {
+        let mut config = LauncherConfig::new(host.runtime.clone(), host.directories.clone(), mode);
+        config.start_timeout = Duration::from_secs(3);
+        let (launcher, events) = Launcher::start(config).unwrap();
+        let ids: Vec<String> = (0..2)
+            .map(|_| {
+                let (id, _, launch) = host.launch(command(&["true"]));
+                launcher.submit(launch);
+                id
+            })
+            .collect();
+        launcher.close();
+        let mut failed = 0;
+        for event in events {
+            let Event::Failed { error: error @ LaunchError::Overdue { .. }, .. } = &event else {
+                panic!("{mode:?}: {event:?}")
+            };
+            assert!(error.to_string().contains("had not started it after 3 s"), "{error}");
+            failed += 1;
+        }
+        assert_eq!(failed, 2);
+        launcher.finish().unwrap();
+        ids.iter().for_each(|id| host.assert_nothing_left(id));
     }
 }
 

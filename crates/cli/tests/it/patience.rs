@@ -1,0 +1,68 @@
+//! Who keeps plywood waiting: images, runtimes, registries. Nobody does so for ever.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use plywood_image::testing::{RawHeader, TarBuilder};
+
+use super::bad_input::says;
+use super::bed::in_bed;
+use super::layout::{TestImage, text};
+
+/// A node without contents.
+fn node(flag: u8, name: &str) -> TarBuilder {
+    let mut header = RawHeader::new(flag);
+    header.name(name).device(1, 8);
+    TarBuilder::new().entry(&header, &[])
+}
+
+/// The runtime opens these files inside the container: a pipe there kept it, and the launch, waiting for ever.
+#[test]
+fn root_accounts_that_are_no_files_are_refused() {
+    in_bed(|bed| {
+        let elsewhere = |file: &str| node(b'6', "srv/pipe").symlink(file, "../srv/pipe");
+        for (name, layer, named) in [
+            ("pipe", node(b'6', "etc/passwd"), "/etc/passwd in the image is a named pipe"),
+            ("group", node(b'6', "etc/group"), "/etc/group in the image is a named pipe"),
+            ("device", node(b'3', "etc/group"), "/etc/group in the image is a device"),
+            ("link", elsewhere("etc/passwd"), "/etc/passwd in the image is a named pipe"),
+        ] {
+            bed.import(&TestImage::new().layer(layer), name);
+            for args in [&["run"][..], &["run", "-d"], &["run", "--user", "0"]] {
+                let error = bed.fails(1, &[args, &[name, "--", "true"]].concat());
+                says(&error, &[named, "what to do: ", "regular file"]);
+            }
+        }
+        // What is mounted there is read instead.
+        let accounts = bed.path("accounts");
+        fs::write(&accounts, "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        let volume = format!("{}:/etc/passwd:ro", text(&accounts));
+        bed.ok(&["run", "-v", &volume, "pipe", "--", "true"]);
+    });
+}
+
+#[test]
+fn root_a_runtime_that_does_not_start_a_container_is_killed() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let script = bed.path("stuck");
+        let stuck = "case \"$*\" in *' run '*) while :; do sleep 0.1; done;; esac; exec runc \"$@\"";
+        fs::write(&script, format!("#!/bin/sh\n{stuck}\n")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        for detached in [&["-d"][..], &[]] {
+            let start = Instant::now();
+            let flags = ["--start-timeout", "1s", "--runtime", text(&script), "app", "--", "true"];
+            let error = bed.fails(1, &[&["run"], detached, &flags].concat());
+            assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+            says(&error, &["failed ", "stuck had not started it after 1 s, and was killed"]);
+            bed.expect_empty();
+        }
+        // One that does not even say what it is.
+        fs::write(&script, "#!/bin/sh\nwhile :; do sleep 0.1; done\n").unwrap();
+        let start = Instant::now();
+        let error = bed.fails(1, &["run", "--runtime", text(&script), "app", "--", "true"]);
+        says(&error, &["--version` cannot be run", "no answer within 10 s"]);
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    });
+}
