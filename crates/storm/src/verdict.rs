@@ -10,7 +10,7 @@
 //! | `slows` | no such thing, but a round takes at least 1.5 x as long, interval above 1 |
 //! | `harmless` | the whole interval is below 1.1 x |
 //! | `unclear` | anything else |
-//! | `one_way` | there are no two arms to hold against each other |
+//! | `one_way` | there are no two arms that one program starts to hold against each other |
 //!
 //! Slow is not the same as contended: per-layer mounts are work even for one container alone. Contention is what grows
 //! with the number at once, so a sweep of `--concurrency` is needed to see it: a burst that takes at least 1.1 x as long
@@ -79,9 +79,10 @@ pub struct Verdict {
 /// If the lines are no storm's.
 pub fn verdict(lines: &[Line]) -> Result<Verdict, SummaryError> {
     let storm = gather(lines)?;
-    let mut verdict = match heaviest_pair(&storm) {
-        Some((most, least)) => compared(&storm, most, least),
-        None => one_way(&storm),
+    let mut verdict = match (heaviest_pair(&storm, SAME_LAUNCHER), heaviest_pair(&storm, ANY_LAUNCHER)) {
+        (Some((most, least)), _) => compared(&storm, most, least),
+        (None, Some((most, least))) => other_programs(most, least),
+        (None, None) => one_way(&storm),
     };
     if let Some(reason) = &storm.partial {
         verdict
@@ -118,13 +119,20 @@ fn weight(arm: &Arm) -> Option<u32> {
     }
 }
 
-/// The two arms, at the heaviest load that has two that differ in the mounting of one launcher.
-fn heaviest_pair<'a>(storm: &'a Storm<'a>) -> Option<(&'a Measured<'a>, &'a Measured<'a>)> {
-    let load = |arm: &Arm| (arm.containers, arm.layers, arm.concurrency, arm.launcher);
+/// What two arms that are held against each other have in common.
+type Common = fn(&Arm) -> (usize, usize, usize, Option<LauncherKind>);
+
+/// The same load and launcher: they differ in the mounting.
+const SAME_LAUNCHER: Common = |arm| (arm.containers, arm.layers, arm.concurrency, Some(arm.launcher));
+/// The same load alone.
+const ANY_LAUNCHER: Common = |arm| (arm.containers, arm.layers, arm.concurrency, None);
+
+/// The two arms, at the heaviest load that has two.
+fn heaviest_pair<'a>(storm: &'a Storm<'a>, common: Common) -> Option<(&'a Measured<'a>, &'a Measured<'a>)> {
     let mut usable: Vec<&Measured<'_>> = storm.arms.iter().filter(|arm| !arm.rounds.is_empty()).collect();
-    usable.sort_by_key(|arm| std::cmp::Reverse(load(arm.arm)));
+    usable.sort_by_key(|arm| std::cmp::Reverse(common(arm.arm)));
     usable
-        .chunk_by(|a, b| load(a.arm) == load(b.arm))
+        .chunk_by(|a, b| common(a.arm) == common(b.arm))
         .filter_map(|group| {
             let weighed = || group.iter().filter_map(|arm| Some((weight(arm.arm)?, *arm)));
             // Of arms that differ in admission alone, the first asked for.
@@ -182,6 +190,40 @@ fn one_way(storm: &Storm<'_>) -> Verdict {
     }
 }
 
+/// Two arms that differ in who starts the containers, too: a ratio, and no judgement on mounting.
+fn other_programs(most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
+    let ratio = Ratio::of(&walls(most), &walls(least));
+    Verdict {
+        finding: Finding::OneWay,
+        sentence: format!(
+            "What mounting costs on this node cannot be told from ways that differ in the program that starts the \
+             containers, too: {}.",
+            took(most, least, ratio.as_ref())
+        ),
+        details: operations(most, least).into_iter().chain(bystanders(most, least)).collect(),
+        ratio: ratio.map(|r| r.value),
+        ratio_interval: ratio.and_then(|r| r.interval),
+    }
+}
+
+/// How long both take, and how many times as long the one.
+fn took(most: &Measured<'_>, least: &Measured<'_>, ratio: Option<&Ratio>) -> String {
+    let wall = |arm: &Measured<'_>| median(&walls(arm)).map_or_else(|| show::NOTHING.to_owned(), show::ms);
+    let times = ratio.map_or_else(|| show::NOTHING.to_owned(), |ratio| show::times(ratio.value));
+    let range = ratio
+        .and_then(|ratio| ratio.interval)
+        .map(|i| format!(" ({})", show::interval(&i, show::times)))
+        .unwrap_or_default();
+    format!(
+        "{} take {} by `{}` and {} by `{}`, {times}{range}",
+        load(most.arm),
+        wall(most),
+        way(most.arm),
+        wall(least),
+        way(least.arm)
+    )
+}
+
 fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
     let ratio = Ratio::of(&walls(most), &walls(least));
     let interval = ratio.and_then(|ratio| ratio.interval);
@@ -192,17 +234,7 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
         Some(_) if interval.is_some_and(|i| i.hi < HARMLESS) => Finding::Harmless,
         _ => Finding::Unclear,
     };
-    let wall = |arm: &Measured<'_>| median(&walls(arm)).map_or_else(|| show::NOTHING.to_owned(), show::ms);
-    let times = ratio.map_or_else(|| show::NOTHING.to_owned(), |ratio| show::times(ratio.value));
-    let range = interval.map(|i| format!(" ({})", show::interval(&i, show::times))).unwrap_or_default();
-    let took = format!(
-        "{} take {} by `{}` and {} by `{}`, {times}{range}",
-        load(most.arm),
-        wall(most),
-        way(most.arm),
-        wall(least),
-        way(least.arm)
-    );
+    let took = took(most, least, ratio.as_ref());
     let sentence = match finding {
         Finding::Stalls => {
             format!("Mounting stalls container starts on this node: {}; {took}.", stalled(most))

@@ -81,7 +81,7 @@ pub struct Storm {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Rounds")]
     pub containers: Option<u32>,
     /// Rounds of each arm that count; one more warms up.
-    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Rounds")]
+    #[arg(long, default_value_t = plywood_storm::stats::DEFAULT_ROUNDS, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Rounds")]
     pub repeat: u32,
     /// So many containers are due at the same moment; without --rate the next burst when the one before has started.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Rounds")]

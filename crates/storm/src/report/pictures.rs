@@ -221,7 +221,10 @@ fn success(page: &mut String, measured: &[&Summary], ways: &Ways) {
         0 => format!("All {} launches started in time.", show::whole(launches)),
         _ => format!("{} of {} launches failed.", show::whole(failed), show::whole(launches)),
     };
-    let sets = sets(measured, &ALONG[0]);
+    let mut sets = sets(measured, &ALONG[0]);
+    if failed == 0 {
+        sets.truncate(1);
+    }
     if sets.is_empty() {
         let of: Vec<Row> = heaviest(measured, ways)
             .iter()
@@ -356,7 +359,7 @@ fn bystanders(page: &mut String, measured: &[&Summary], ways: &Ways) {
             name: ways.name(ways.position(s)).to_owned(),
             value: format!("{}, CPU {}", show::ms(watcher.lag_max_ms), show::ms(watcher.cpu_ms)),
             main: Some(watcher.lag_max_ms),
-            range: Some((0.0, watcher.lag_max_ms)),
+            range: (watcher.lag_max_ms > 0.0).then_some((0.0, watcher.lag_max_ms)),
             ..Row::default()
         })
     };

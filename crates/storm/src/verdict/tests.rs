@@ -83,6 +83,26 @@ fn one_way_says_nothing_about_the_other() {
     assert!(verdict(&lines[..3]).unwrap().sentence.contains("no round was finished"));
 }
 
+/// Another program does more than mount in another way.
+#[test]
+fn other_programs_are_not_judged_by_their_mounts() {
+    let containerd = Arm {
+        launcher: LauncherKind::Containerd,
+        mechanism: None,
+        lower: None,
+        snapshotter: Some("overlayfs".into()),
+        ..arm(Mechanism::Detached, 1, 20)
+    };
+    let lines = calm(vec![containerd, arm(Mechanism::Detached, 1, 20)], |arm| [900.0, 90.0][arm]);
+    let verdict = verdict(&lines).unwrap();
+    assert_eq!(verdict.finding, Finding::OneWay);
+    assert!(
+        verdict.sentence.contains("the program that starts the containers, too: 20 containers"),
+        "{verdict:?}"
+    );
+    assert!(verdict.ratio.is_some_and(|ratio| (ratio - 10.0).abs() < 0.1));
+}
+
 /// Contention is what grows with the number at once, at the heaviest load there is.
 #[test]
 fn more_at_once_shows_contention() {

@@ -109,7 +109,8 @@ fn one(page: &mut String, row: &Row, scale: &Scale, top: f64, show: fn(f64) -> S
     for stroke in &row.strokes {
         line(page, "stroke", scale.at(*stroke), y - 5.0, scale.at(*stroke), y + 5.0);
     }
-    if let Some(main) = row.main {
+    // A logarithmic axis has no zero; the number at the right says it.
+    if let Some(main) = row.main.filter(|main| *main > 0.0 || !scale.log) {
         let title = format!("{}: {}", row.name, show(main));
         marker(page, row.way, scale.at(main), y, 5.0, "solid", Some(&title));
     }
