@@ -13,6 +13,8 @@ use crate::proc::{cargo, is_root, output, run as show, say, shown, step, target_
 use crate::registry::Registry;
 use crate::{image, setup};
 
+mod storm;
+
 /// As many containers as in the incident plywood exists for.
 const CONTAINERS: usize = 100;
 
@@ -69,11 +71,20 @@ pub(crate) fn run() -> Result<()> {
             prove(&both_outputs(&mut command)?)
         },
     )?;
+    let html = demo.join("storm.html");
+    let shown_storm =
+        step("Storm: the incident against the default, in turns, counted by the kernel", || {
+            let mut command = plywood.command();
+            command.args(storm::arguments(&reference, CONTAINERS, &demo.join("storm.jsonl"), &html));
+            say(format!("$ {}", shown(&command)));
+            storm::prove(&both_outputs(&mut command)?, CONTAINERS, image.layers)
+        })?;
     let table_after = fs::read_to_string("/proc/self/mountinfo")?;
     if table_before != table_after {
         bail!("the host's mount table has changed:\nbefore\n{table_before}\nafter\n{table_after}");
     }
-    summary(&proof, &image, table_after.lines().count());
+    summary(&proof, &shown_storm, &image, table_after.lines().count());
+    say(format!("The storm's report, one page for any browser: {}", html.display()));
     Ok(())
 }
 
@@ -173,7 +184,7 @@ fn uid_maps(text: &str) -> BTreeSet<(u64, u64)> {
     text.lines().filter_map(map).collect()
 }
 
-fn summary(proof: &Proof, image: &image::Image, mounts: usize) {
+fn summary(proof: &Proof, storm: &storm::Shown, image: &image::Image, mounts: usize) {
     let word = |path: &str| proof.figures.pointer(path).and_then(Value::as_str).unwrap_or("?");
     let ms = |path: &str| {
         let value = proof.figures.pointer(path).and_then(Value::as_f64);
@@ -189,6 +200,10 @@ fn summary(proof: &Proof, image: &image::Image, mounts: usize) {
     println!("  how                  {} over {}", word("/mechanism"), word("/lower"));
     println!("  launch               p50 {}, p99 {}", ms("/launch_ms/p50"), ms("/launch_ms/p99"));
     println!("  wall time            {} for all {CONTAINERS}", ms("/wall_ms"));
+    println!(
+        "  against the incident {:.1} x as fast; the incident took {} mount operations on the host, this 0",
+        storm.ratio, storm.incident_operations
+    );
     println!();
     println!("Again, by hand: sudo target/release/plywood --root target/demo/root images");
 }
