@@ -26,6 +26,7 @@ use crate::arm::Arm;
 use crate::record::Line;
 use crate::stats::{Interval, Quantiles, Ratio, median};
 use crate::summary::gather::{Measured, Storm, gather};
+use crate::summary::notes::loaded;
 use crate::summary::{SummaryError, show};
 
 mod differences;
@@ -188,8 +189,11 @@ pub fn compare_runs(before: &[Line], after: &[Line], threshold: f64) -> Result<C
             .to_owned(),
     ];
     warnings.extend(differences::of(before.run, after.run));
-    warnings.extend(unfinished(&before, "first"));
-    warnings.extend(unfinished(&after, "second"));
+    for (storm, which) in [(&before, "first"), (&after, "second")] {
+        warnings.extend(unfinished(storm, which));
+        warnings
+            .extend(loaded(storm.run).map(|load| format!("the {which} run is of a busy machine: {load}")));
+    }
     Ok(Comparison { only_before, only_after, warnings, ..comparison(pairs, threshold) })
 }
 

@@ -17,7 +17,7 @@ use crate::stats::{Interval, Quantiles};
 
 mod build;
 pub(crate) mod gather;
-mod notes;
+pub(crate) mod notes;
 mod read;
 pub mod show;
 #[cfg(test)]

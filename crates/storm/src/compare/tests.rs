@@ -74,6 +74,7 @@ fn a_comparison_says_what_it_cannot_know() {
     note: runc differs: none before, 1.3 after
     note: the load average differs: 0.00 before, 3.00 after
     note: the second run did not finish: it was cut off
+    note: the second run is of a busy machine: the load average was 3.0 on 2 CPUs before anything was started
     Slower: 1 of 1 arm.
     ");
 }

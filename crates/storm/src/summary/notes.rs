@@ -3,6 +3,7 @@
 use super::gather::{Measured, Storm, believable};
 use super::{Note, NoteKind, Summary, show};
 use crate::arm::{Arm, LauncherKind};
+use crate::record::Run;
 use crate::stats::{Ratio, coefficient_of_variation, drift, outliers};
 
 /// Rounds that differ by more than this (coefficient of variation) hide a difference of 10 % from the default number of
@@ -12,6 +13,8 @@ const SPREAD: f64 = 0.06;
 const DRIFT: f64 = 1.05;
 /// Share of the machine that others may take.
 const OTHERS: f64 = 0.25;
+/// A load average of this share of the CPUs, before anything was started, is other work.
+const LOADED: f64 = 0.5;
 /// Rounds that carry an interval of 95 %.
 const ENOUGH_ROUNDS: usize = 6;
 /// Arms named that an arm cannot be told from.
@@ -80,6 +83,9 @@ fn notes(storm: &Storm<'_>, position: usize) -> Vec<Note> {
             format!("programs other than the storm took {} of the machine meanwhile", show::percent(others)),
         );
     }
+    if let Some(load) = loaded(storm.run) {
+        note(NoteKind::OtherWork, format!("{load}: another storm may well find other figures"));
+    }
     for other in overlaps(storm, position).into_iter().take(MOST_OVERLAPS) {
         note(NoteKind::Overlap, other);
     }
@@ -105,6 +111,18 @@ fn notes(storm: &Storm<'_>, position: usize) -> Vec<Note> {
         );
     }
     notes
+}
+
+/// A machine that had work before the storm. Intervals hold for the rounds of one storm; work that lasts longer than a
+/// storm moves all of them together, and no interval shows it.
+#[expect(clippy::cast_precision_loss, reason = "CPUs are few")]
+pub(crate) fn loaded(run: &Run) -> Option<String> {
+    let host = &run.host;
+    let busy = host.cpus > 0 && host.load > LOADED * host.cpus as f64;
+    busy.then(|| {
+        let cpus = show::count(host.cpus, "CPU", "CPUs");
+        format!("the load average was {:.1} on {cpus} before anything was started", host.load)
+    })
 }
 
 /// The share of the machine that neither the storm nor its measuring took. Not known where another program starts the

@@ -222,6 +222,11 @@ fn noise_is_named() {
         }
     }
     assert_eq!(kinds(&summarise(&busy).unwrap()[0]), [NoteKind::OtherWork, NoteKind::Inexact]);
+
+    let mut loaded = storm(vec![arm(Mechanism::Detached, 1, 20)], 6, |_, _| 100.0);
+    let Line::Run(run) = &mut loaded[0] else { panic!() };
+    run.host.load = 1.5;
+    assert_eq!(kinds(&summarise(&loaded).unwrap()[0]), [NoteKind::OtherWork]);
 }
 
 #[test]
