@@ -124,7 +124,7 @@ pub struct Storm {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub html: Option<PathBuf>,
     /// Compare two files that --raw has written, and start nothing.
-    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], exclusive = true, help_heading = "Output")]
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html"], help_heading = "Output")]
     pub compare: Vec<PathBuf>,
 }
 

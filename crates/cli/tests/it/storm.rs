@@ -129,6 +129,9 @@ fn root_the_incident_is_what_a_storm_is_about() {
         // And says the same when it is read again.
         let same = bed.ok(&["storm", "--compare", text(&raw), text(&raw)]);
         assert!(same.contains("same") || same.contains("unclear"), "{same}");
+        let same: Value =
+            serde_json::from_str(&bed.ok(&["storm", "--compare", text(&raw), text(&raw), "--json"])).unwrap();
+        assert_eq!(same["pairs"].as_array().map(Vec::len), Some(2), "{same}");
         // People get a table and a sentence.
         let table = bed.ok(&[&["storm"], &QUICK[..]].concat());
         assert!(
