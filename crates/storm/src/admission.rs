@@ -255,10 +255,7 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let (least, most) = (waited.iter().min().unwrap(), waited.iter().max().unwrap());
-        assert!(
-            *most >= Duration::from_millis(60) && *least + Duration::from_millis(50) < *most,
-            "{waited:?}"
-        );
+        assert!(*most >= Duration::from_millis(20) && *least * 2 < *most, "{waited:?}");
     }
 
     #[test]

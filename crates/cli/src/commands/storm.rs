@@ -55,9 +55,16 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let host =
         host::describe(store.root().path(), std::collections::BTreeMap::new(), settings.pinned.clone())
             .context("looking at the machine")?;
+    let planned = |image_layers| {
+        sweep::arms(&settings.sweep, &Here { capabilities: &capabilities, image_layers })
+            .map_err(settings::refused)
+    };
+    // Nobody waits for an image to be told that its storm cannot be.
+    if let Some(parameters) = settings.generate {
+        planned(parameters.layers)?;
+    }
     let mut image = image::open(context, &store, args, &settings)?;
-    let here = Here { capabilities: &capabilities, image_layers: image.layers() };
-    let ran = sweep::arms(&settings.sweep, &here).map_err(settings::refused).and_then(|arms| {
+    let ran = planned(image.layers()).and_then(|arms| {
         let planned = Planned { args, settings: &settings, machine: &machine, pool: &pool, host, arms };
         storm(context, planned, &store, &capabilities, &mut image, &mut output)
     });

@@ -348,6 +348,10 @@ fn root_what_cannot_be_is_refused_before_anything_starts() {
         refused(2, &["--pin", "5000"], "--pin 5000: CPUs 5000");
         refused(2, &["--pin", "moon"], "no placement \"moon\"");
         refused(2, &["--admission", "0"], "is no admission");
+        let raw = bed.path("raw.jsonl");
+        fs::write(&raw, "samples").unwrap();
+        refused(2, &["--concurrency", "0", "--raw", text(&raw)], "at least 1");
+        assert_eq!(fs::read_to_string(&raw).unwrap(), "samples", "those of an earlier storm are gone");
         let nowhere = bed.path("nowhere/raw.jsonl");
         refused(1, &["--raw", text(&nowhere)], "writing the samples to");
         refused(1, &["--html", text(&nowhere)], "writing the report to");

@@ -37,9 +37,6 @@ impl Output {
             Some(path) => Some((path.clone(), writable(path, "the report")?)),
             None => None,
         };
-        if let Some(raw) = &raw {
-            raw.set_len(0).context("emptying the file of samples")?;
-        }
         Ok(Self {
             lines: Vec::new(),
             raw: raw.map(BufWriter::new),
@@ -52,8 +49,12 @@ impl Output {
     /// The storm begins.
     ///
     /// # Errors
-    /// More rounds than there can be.
+    /// The raw file cannot be emptied.
     pub fn begin(&mut self, context: &Context, run: &Run) -> anyhow::Result<()> {
+        // Not earlier: a storm that is refused leaves the samples of the one before.
+        if let Some(raw) = &self.raw {
+            raw.get_ref().set_len(0).context("emptying the file of samples")?;
+        }
         let rounds = run.arms.len() as u64 * (u64::from(run.repeat) + 1);
         self.bar = context.progress.count("rounds", rounds);
         self.arms = run.arms.iter().map(ToString::to_string).collect();
