@@ -9,7 +9,7 @@
 
 use crate::record::{Line, Run};
 use crate::summary::gather::gather;
-use crate::summary::{Summary, SummaryError, show, summarise};
+use crate::summary::{Note, Summary, SummaryError, show, summarise};
 use crate::verdict::{Finding, Verdict, verdict};
 
 mod chart;
@@ -122,9 +122,19 @@ fn notes(page: &mut String, summaries: &[Summary], ways: &Ways) {
         );
     }
     put!(page, "<dl class=\"notes\">\n");
-    for summary in noisy {
+    // What is true of all arms is said once.
+    let of_all = |note: &&Note| summaries.len() > 1 && summaries.iter().all(|s| s.notes.contains(*note));
+    let common: Vec<&Note> = summaries.first().into_iter().flat_map(|s| &s.notes).filter(of_all).collect();
+    if !common.is_empty() {
+        put!(page, "<div><dt>All arms</dt>\n");
+        for note in &common {
+            put!(page, "<dd>{}</dd>\n", ticks(&note.message));
+        }
+        put!(page, "</div>\n");
+    }
+    for summary in noisy.into_iter().filter(|s| !s.notes.iter().all(|note| common.contains(&note))) {
         put!(page, "<div><dt>{}, {}</dt>\n", ways.tag(summary), esc(&pictures::load(summary)));
-        for note in &summary.notes {
+        for note in summary.notes.iter().filter(|note| !common.contains(note)) {
             put!(page, "<dd>{}</dd>\n", ticks(&note.message));
         }
         put!(page, "</div>\n");

@@ -56,6 +56,11 @@ fn storms_that_were_cut_off_say_so() {
     let lines = storm(arms(), 7, |_, _| 10.0);
     let html = page(&lines[..lines.len() - 1]);
     assert!(html.contains("<strong>Partial.</strong>"));
+    assert_eq!(
+        html.matches("the storm did not finish (it was cut off)").count(),
+        1 + 2,
+        "once, and in the JSON of both"
+    );
     let html = page(&lines[..2]);
     assert!(html.contains("No round was finished") && html.contains("cannot be said"));
     let mut stopped = lines;
