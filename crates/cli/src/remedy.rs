@@ -95,6 +95,16 @@ pub fn unreadable(error: &clap::Error) -> ExitCode {
     ExitCode::from(WRONG_USAGE)
 }
 
+/// Whether it comes of a full disk.
+pub fn is_disk_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let state: Option<&StateError> = cause.downcast_ref();
+        let io: Option<&std::io::Error> = cause.downcast_ref();
+        state.is_some_and(StateError::is_disk_full)
+            || io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+    })
+}
+
 fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
         || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))

@@ -16,6 +16,8 @@ mod crowd;
 mod default_root;
 #[path = "it/detached.rs"]
 mod detached;
+#[path = "it/full_disk.rs"]
+mod full_disk;
 #[path = "it/host.rs"]
 mod host;
 #[path = "it/images.rs"]

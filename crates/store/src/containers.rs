@@ -229,7 +229,7 @@ impl Store {
     /// # Errors
     /// The database refused.
     pub fn containers_exited(&self, exited: &[(ContainerId, i32)]) -> Result<(), StateError> {
-        self.db().write(Durability::Fast, |transaction| {
+        self.write_with_reserve(Durability::Fast, |transaction| {
             let mut update = transaction.prepare_cached(
                 "UPDATE containers SET state = 'exited', exit_code = ?2, finished_ms = ?3 WHERE id = ?1",
             )?;
@@ -257,10 +257,10 @@ impl Store {
         &self,
         id: &ContainerId,
         sql: &str,
-        params: impl rusqlite::Params,
+        params: impl rusqlite::Params + Clone,
     ) -> Result<(), ContainerError> {
-        self.db().write(Durability::Fast, |transaction| {
-            match transaction.prepare_cached(sql)?.execute(params)? {
+        self.write_with_reserve(Durability::Fast, |transaction| {
+            match transaction.prepare_cached(sql)?.execute(params.clone())? {
                 0 => Err(ContainerError::NotFound(id.to_string())),
                 _ => Ok(()),
             }
@@ -312,7 +312,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        let snapshots = self.db().write(Durability::Fast, |transaction| {
+        let snapshots = self.write_with_reserve(Durability::Fast, |transaction| {
             let owner = self.register(transaction)?;
             let mut disown = transaction.prepare_cached(
                 "UPDATE snapshots SET container = NULL, owner = ?2 WHERE container = ?1 RETURNING id",
@@ -329,7 +329,7 @@ impl Store {
             }
             Ok::<_, StateError>(snapshots)
         })?;
-        self.discard_snapshots(&snapshots)
+        self.with_reserve(|| self.discard_snapshots(&snapshots))
     }
 }
 

@@ -51,6 +51,18 @@ impl StateError {
     }
 }
 
+impl StateError {
+    /// Whether there is no space left, or no quota.
+    pub fn is_disk_full(&self) -> bool {
+        let full = |errno| matches!(errno, Errno::NOSPC | Errno::DQUOT);
+        match self {
+            StateError::Db(error) => error.is_disk_full(),
+            StateError::File(error) => Errno::from_io_error(&error.source).is_some_and(full),
+            StateError::Syscall(error) => full(error.errno()),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for StateError {
     fn from(error: rusqlite::Error) -> Self {
         StateError::Db(DbError(error))
@@ -80,6 +92,16 @@ impl DbError {
                 _ => Kind::Failed,
             },
         }
+    }
+}
+
+impl DbError {
+    /// Whether there is no space left, or no quota.
+    pub fn is_disk_full(&self) -> bool {
+        // The index of the log is a file of its own; what cannot be made larger for lack of space has another code.
+        let index = self.0.sqlite_error().map(|error| error.extended_code);
+        self.0.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            || index == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
     }
 }
 

@@ -48,10 +48,10 @@ impl Store {
     /// The database or the file system refused; what was marked and not removed goes at the next [`Store::open`].
     pub fn collect_garbage(&self) -> Result<GcReport, StateError> {
         // So that pins of the dead hold nothing.
-        self.recover()?;
+        self.with_reserve(|| self.recover())?;
         let mut report = GcReport::default();
         let mut aside = Vec::new();
-        self.db().write(Durability::Full, |transaction| {
+        self.write_with_reserve(Durability::Full, |transaction| {
             report = GcReport::default();
             doom_images(transaction, &mut report)?;
             let owner = self.register(transaction)?;
@@ -60,9 +60,9 @@ impl Store {
             self.set_blobs_aside(transaction, &mut report, &mut aside)
         })?;
         for name in aside {
-            trash::remove(self, &name)?;
+            self.with_reserve(|| trash::remove(self, &name))?;
         }
-        self.finish_doomed(&mut Recovered::default())?;
+        self.with_reserve(|| self.finish_doomed(&mut Recovered::default()))?;
         Ok(report)
     }
 

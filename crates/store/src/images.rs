@@ -246,7 +246,7 @@ impl Store {
     /// No such image; the last name of an image with containers, unless `force`; or the database refused.
     pub fn remove_image_name(&self, text: &str, force: bool) -> Result<Untagged, ImageError> {
         // Durable because what the caller does next is collect.
-        self.db().write(Durability::Full, |transaction| {
+        self.write_with_reserve(Durability::Full, |transaction| {
             let (image, name) = resolve(transaction, text)?;
             let names = match name {
                 Some(name) => vec![name],

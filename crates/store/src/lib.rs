@@ -32,6 +32,7 @@ pub mod merged;
 mod owners;
 pub mod pins;
 pub mod recover;
+pub mod reserve;
 pub mod root;
 mod scratch;
 pub mod snapshots;
@@ -50,6 +51,7 @@ pub use leases::{Lease, LeaseError, LeaseId, LiveLease, NewLease};
 pub use merged::{Found, MergedError, MergedTree};
 pub use pins::Pins;
 pub use recover::Recovered;
+pub use reserve::DiskFull;
 pub use root::Root;
 pub use snapshots::{NewSnapshot, Snapshot, SnapshotId};
 pub use transfer::{Cancel, Event, FetchError, FetchRequest, Fetched, Source, fetch_image};
@@ -85,19 +87,32 @@ pub enum OpenError {
 }
 
 impl Store {
-    /// Opens the store at `root`, makes it if it does not exist, and mends what interrupted processes left.
+    /// Opens the store at `root`, makes it if it does not exist, and mends what interrupted processes left, as far as
+    /// the disk has room for that.
     ///
     /// # Errors
     /// [`OpenError`]
     pub fn open(root: &Path) -> Result<Store, OpenError> {
         let root = Root::open(root)?;
-        let db = Db::open(&root.path().join("plywood.db"))?;
+        let db = loop {
+            match Db::open(&root.path().join("plywood.db")) {
+                Err(OpenDbError::Db { source, .. }) if source.is_disk_full() && reserve::give_up(&root) => {}
+                db => break db?,
+            }
+        };
         let process = ProcessId::current().map_err(|error| OpenError::Recover(error.into()))?;
         let store = Store(Arc::new(Inner { root, db, process, registered: AtomicBool::new(false) }));
-        let recovered = store.recover().map_err(OpenError::Recover)?;
-        if recovered != Recovered::default() {
-            tracing::info!(?recovered, "mended what interrupted commands left");
+        match store.recover() {
+            Ok(recovered) if recovered == Recovered::default() => {}
+            Ok(recovered) => tracing::info!(?recovered, "mended what interrupted commands left"),
+            // Who only reads can go on, and who frees space must. Others fail at what they cannot write themselves.
+            Err(error) if error.is_disk_full() => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the disk is full: what interrupted commands left stays for now");
+            }
+            Err(error) => return Err(OpenError::Recover(error)),
         }
+        reserve::keep(store.root());
         Ok(store)
     }
 

@@ -20,8 +20,9 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     // Without it no mechanism but `copy` would seem to work.
     Context::require_mounting()?;
     let store = context.store()?;
-    let pins = store.pins()?;
-    let image = store.use_image(&pins, &args.image)?;
+    // What is written is little and soon gone; seeing the plan must be possible on a full disk, too.
+    let pins = store.with_reserve(|| store.pins())?;
+    let image = store.with_reserve(|| store.use_image(&pins, &args.image))?;
     require_layers(&image, &args.image)?;
     let capabilities = Capabilities::probe(&scratch(&store))?;
     let source = pick_lower(context, &store, &pins, &image, args.assembly.lower)?;

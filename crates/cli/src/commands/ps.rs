@@ -16,7 +16,12 @@ const COMMAND_WIDTH: usize = 32;
 /// Lists containers.
 pub fn run(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
-    super::containers::tidy(context, &store)?;
+    if let Err(error) = super::containers::tidy(context, &store) {
+        if !crate::remedy::is_disk_full(&error) {
+            return Err(error);
+        }
+        tracing::warn!(error = format!("{error:#}"), "listed all the same");
+    }
     let mut containers = store.containers()?;
     containers.retain(|container| args.all || container.state != ContainerState::Exited);
     if context.json {
