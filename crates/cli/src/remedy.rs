@@ -35,6 +35,18 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// Somebody asked this command to stop: exit code 130.
+#[derive(Debug)]
+pub struct Interrupted(pub String);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// A failure with its remedy.
 #[derive(Debug)]
 pub struct Advised {
@@ -106,7 +118,8 @@ pub fn is_disk_full(error: &anyhow::Error) -> bool {
 }
 
 fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
+    cause.is::<Interrupted>()
+        || matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
         || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))
 }
 

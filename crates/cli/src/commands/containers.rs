@@ -11,6 +11,8 @@ use plywood_engine::runtime::{self, Runtime};
 use plywood_store::{Container, ContainerId, ContainerState, Snapshot, Store};
 
 use crate::context::Context;
+use crate::output;
+use crate::remedy::Interrupted;
 
 /// How often the end of a container is looked for.
 const POLL: Duration = Duration::from_millis(20);
@@ -36,7 +38,8 @@ pub fn is_alive(container: &Container) -> bool {
     container.process.as_ref().is_some_and(|process| process.is_alive().unwrap_or(false))
 }
 
-/// Ends a container: `signal`, then after `patience` KILL. Its supervisor records the end; without one, we do.
+/// Ends a container: `signal`, then after `patience` KILL. Its supervisor records the end; without one, we do. A request to
+/// stop ends the wait, not the container.
 pub fn end(
     context: &Context,
     store: &Store,
@@ -52,10 +55,13 @@ pub fn end(
         if let Err(error) = runtime.kill(container.id.as_str(), signal)
             && is_alive(container)
         {
+            // The terminal's Ctrl-C reaches the runtime, too.
+            heed(context)?;
             return Err(error).with_context(|| format!("stopping container {}", container.id.short()));
         }
         let until = Instant::now() + patience;
         while is_alive(container) && Instant::now() < until {
+            heed(context)?;
             std::thread::sleep(POLL);
         }
         if !is_alive(container) {
@@ -65,19 +71,26 @@ pub fn end(
     anyhow::bail!("container {} does not end, even after KILL", container.id.short())
 }
 
-/// Ends containers, a few at once: each asks its runtime, which is a process.
+/// Fails once somebody has asked to stop.
+fn heed(context: &Context) -> Result<(), Interrupted> {
+    if context.cancel.requested() { Err(Interrupted("interrupted".to_owned())) } else { Ok(()) }
+}
+
+/// Ends containers, a few at once: each asks its runtime, which is a process. Interrupted, it says which still run.
 pub fn end_all(
+    context: &Context,
     containers: &[Container],
     end: impl Fn(&Container) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<()> {
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(container) = containers.get(next.fetch_add(1, Ordering::Relaxed)) {
+            heed(context)?;
             end(container)?;
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
+    let ended: anyhow::Result<()> = std::thread::scope(|scope| {
         let enders: Vec<_> = (0..ENDERS.min(containers.len())).map(|_| scope.spawn(work)).collect();
         // All are waited for before the first failure is told.
         let ended: Vec<anyhow::Result<()>> = enders
@@ -85,6 +98,23 @@ pub fn end_all(
             .map(|ender| ender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
             .collect();
         ended.into_iter().collect()
+    });
+    match ended {
+        Err(error) if error.is::<Interrupted>() => Err(still_running(containers).into()),
+        other => other,
+    }
+}
+
+fn still_running(containers: &[Container]) -> Interrupted {
+    let running: Vec<&str> =
+        containers.iter().filter(|one| is_alive(one)).map(|one| one.id.short()).collect();
+    Interrupted(match running.len() {
+        0 => "interrupted, after all had ended".to_owned(),
+        count => format!(
+            "interrupted; {} still running: {}",
+            output::count(count, "container"),
+            running.join(", ")
+        ),
     })
 }
 
@@ -98,7 +128,10 @@ fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Re
             Ok(now) if now.state == ContainerState::Exited => return Ok(()),
             // One that removes itself is gone.
             Err(plywood_store::containers::ContainerError::NotFound(_)) => return Ok(()),
-            Ok(_) if supervised && Instant::now() < until => std::thread::sleep(POLL),
+            Ok(_) if supervised && Instant::now() < until => {
+                heed(context)?;
+                std::thread::sleep(POLL);
+            }
             Ok(_) => break,
             Err(error) => return Err(error.into()),
         }

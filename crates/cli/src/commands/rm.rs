@@ -31,7 +31,7 @@ pub fn run(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
         .into());
     }
     let bar = context.progress.count("removing", u64::try_from(targets.len())?);
-    containers::end_all(&targets, |container| {
+    containers::end_all(context, &targets, |container| {
         if container.state != ContainerState::Exited {
             containers::end(context, &store, container, "KILL", Duration::ZERO)?;
         }

@@ -21,7 +21,7 @@ pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     containers.retain(|container| container.state != ContainerState::Exited);
     let patience = Duration::from_secs(args.time);
     let bar = context.progress.count("stopping", u64::try_from(containers.len())?);
-    super::containers::end_all(&containers, |container| {
+    super::containers::end_all(context, &containers, |container| {
         let signal = stop_signal(&store, container);
         super::containers::end(context, &store, container, &signal, patience)?;
         bar.inc(1);

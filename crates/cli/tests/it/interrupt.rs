@@ -1,6 +1,6 @@
 //! Ctrl-C and worse, at any moment: the host is as it was, and the next command works.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plywood_image::testing::TarBuilder;
 use rustix::process::Signal;
@@ -107,6 +107,31 @@ fn root_ctrl_c_during_a_detached_launch() {
                 other => panic!("{other:?}: {}", done.stderr),
             }
         }
+    });
+}
+
+/// `stop` waited to the end of its patience, whoever asked it not to.
+#[test]
+fn root_ctrl_c_while_stopping() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+        let ids = bed.ok(&["run", "-d", "-n", "2", "app", "--", "sh", "-c", script]);
+        for id in ids.lines() {
+            eventually("it traps", || (bed.ok(&["logs", id]) == "ready\n").then_some(()));
+        }
+        let start = Instant::now();
+        let stop = bed.start(&["--json", "stop", "--time", "1000", "--all"]).ready();
+        std::thread::sleep(Duration::from_millis(300));
+        stop.signal(Signal::INT);
+        let done = stop.finish().check(130);
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+        assert!(done.json()["error"]["message"].as_str().unwrap().contains("2 containers still running: "));
+        for id in ids.lines() {
+            assert!(done.stderr.contains(&id[..12]), "{}", done.stderr);
+        }
+        assert_eq!(running(bed), 2);
+        bed.ok(&["rm", "--all", "--force"]);
     });
 }
 
