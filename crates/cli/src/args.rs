@@ -121,6 +121,9 @@ pub struct RegistryArgs {
     /// Credentials file in Docker's or containers' format.
     #[arg(long, env = "REGISTRY_AUTH_FILE", value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+    /// How long a registry may stay silent, instead of the usual limits.
+    #[arg(long, hide = true, value_name = "TIME", value_parser = crate::durations::parse)]
+    pub registry_timeout: Option<std::time::Duration>,
 }
 
 /// Arguments of `pull`.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use plywood_image::{Platform, Reference};
-use plywood_store::transfer::{AuthFiles, Cancel, Event, FetchRequest, RegistryOptions, Source, fetch_image};
+use plywood_store::transfer::{
+    AuthFiles, Cancel, Event, FetchRequest, RegistryOptions, Source, Timeouts, fetch_image,
+};
 use plywood_store::{BuildFlat, Fetched, Flat, FlatOptions, Pins, Store};
 use serde_json::json;
 
@@ -34,6 +36,9 @@ pub fn pull(
     let reference = reference(name)?;
     let mut options = RegistryOptions { plain_http: registry.plain_http, ..RegistryOptions::default() };
     options.tls.extra_ca.extend(registry.tls_ca.clone());
+    if let Some(limit) = registry.registry_timeout {
+        options.timeouts = Timeouts { connect: limit, response: limit, idle: limit };
+    }
     if let Some(file) = &registry.authfile {
         options.auth = AuthFiles::only(file.clone());
     }

@@ -1,6 +1,8 @@
 //! Who keeps plywood waiting: images, runtimes, registries. Nobody does so for ever.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -64,5 +66,45 @@ fn root_a_runtime_that_does_not_start_a_container_is_killed() {
         let error = bed.fails(1, &["run", "--runtime", text(&script), "app", "--", "true"]);
         says(&error, &["--version` cannot be run", "no answer within 10 s"]);
         assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    });
+}
+
+/// A registry that takes requests and says no more than `head`, then nothing for as long as the client stays.
+fn silent(head: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            std::thread::spawn(move || {
+                let mut request = [0; 4096];
+                let _gone = client.read(&mut request).and_then(|_| client.write_all(head));
+                while client.read(&mut request).is_ok_and(|count| count > 0) {}
+            });
+        }
+    });
+    host
+}
+
+#[test]
+fn root_a_registry_that_says_nothing_is_given_up() {
+    in_bed(|bed| {
+        let heads = [
+            &b""[..],
+            b"HTTP/1.1 200 OK\r\nContent-Type: appl",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"schemaVersion\"",
+        ];
+        let start = Instant::now();
+        let pulls = heads.map(|head| {
+            let host = silent(head);
+            let image = format!("{host}/team/app:1");
+            (host, bed.start(&["pull", "--registry-timeout", "300ms", &image]))
+        });
+        for (host, pull) in pulls {
+            let error = pull.finish().check(1).stderr;
+            says(&error, &[&host, "no answer in time; trying again"]);
+            says(&error, &["team/app:1", "timeout", "what to do: ", "check the network"]);
+        }
+        assert!(start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! It follows redirects by itself, for one reason: `Authorization` is for the host it was meant for. A blob
 //! request that a registry redirects to a storage service goes there without it. A redirect never leads from
-//! HTTPS to plain HTTP. Every wait has a bound: resolving, connecting, each read, each write.
+//! HTTPS to plain HTTP. Every wait has a bound: resolving, connecting, the answer's head, each read, each write.
 
 use std::time::Duration;
 
@@ -24,13 +24,16 @@ const LOOKUP_FAILED: &str = "failed to lookup address information";
 pub struct Timeouts {
     /// For resolving a name, and again for connecting, TLS included.
     pub connect: Duration,
+    /// From the request to the end of the answer's head.
+    pub response: Duration,
     /// For a connection on which nothing moves.
     pub idle: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(15), idle: Duration::from_secs(60) }
+        let minute = Duration::from_secs(60);
+        Self { connect: Duration::from_secs(30), response: minute, idle: minute }
     }
 }
 
@@ -177,6 +180,7 @@ impl Http {
             .tls_config(tls)
             .timeout_resolve(Some(timeouts.connect))
             .timeout_connect(Some(timeouts.connect))
+            .timeout_recv_response(Some(timeouts.response))
             .timeout_per_read(Some(timeouts.idle))
             .timeout_per_write(Some(timeouts.idle))
             .max_idle_connections_per_host(16);

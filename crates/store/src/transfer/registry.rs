@@ -244,7 +244,17 @@ impl Registry {
     fn pause_after(&self, error: RegistryError, failures: u32) -> Result<(), RegistryError> {
         let Some(asked) = error.transient() else { return Err(error) };
         let Some(pause) = self.retry.pause(failures, asked) else { return Err(error) };
-        tracing::info!(%error, failures, pause_ms = pause.as_millis() as u64, "trying again");
+        // Minutes have passed then, and more may.
+        if error.is_timeout() {
+            tracing::warn!(
+                registry = self.name,
+                failures,
+                attempts = self.retry.attempts,
+                "no answer in time; trying again"
+            );
+        } else {
+            tracing::info!(%error, failures, pause_ms = pause.as_millis() as u64, "trying again");
+        }
         if self.cancel.wait(pause) { Err(RegistryError::Cancelled) } else { Ok(()) }
     }
 

@@ -20,13 +20,15 @@ use super::import_images::{LayerBlob, assert_untouched, chain, fetch};
 use super::support::{listed, store};
 use server::{Content, Request, Response, Server};
 
+const FIVE: Duration = Duration::from_secs(5);
+
 /// Impatient, anonymous, and blind to the machine's configuration.
 fn options() -> RegistryOptions {
     RegistryOptions {
         plain_http: false,
         tls: TlsOptions { extra_ca: Vec::new(), certs_dirs: Vec::new() },
         auth: AuthFiles::none(),
-        timeouts: Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(5) },
+        timeouts: Timeouts { connect: FIVE, response: FIVE, idle: FIVE },
         retry: RetryPolicy { base: Duration::from_millis(5), ..RetryPolicy::default() },
     }
 }

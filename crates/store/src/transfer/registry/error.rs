@@ -132,6 +132,19 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether somebody stayed silent for too long.
+    pub(super) fn is_timeout(&self) -> bool {
+        let http = match self {
+            Self::Http { source, .. } => source,
+            Self::Auth { source, .. } => match &**source {
+                AuthError::Http { source, .. } => source,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        matches!(http, HttpError::Transport { source, .. } if matches!(**source, ureq::Error::Timeout(_)))
+    }
+
     /// Whether trying again may help, and the pause the server asks for.
     pub(super) fn transient(&self) -> Option<Option<Duration>> {
         let by_status = |status: u16, pause: Option<Duration>| {
