@@ -12,6 +12,8 @@ mod bad_input;
 mod bed;
 #[path = "it/crowd.rs"]
 mod crowd;
+#[path = "it/database.rs"]
+mod database;
 #[path = "it/default_root.rs"]
 mod default_root;
 #[path = "it/detached.rs"]

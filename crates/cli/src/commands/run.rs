@@ -14,6 +14,7 @@ mod flat;
 mod janitor;
 mod launch;
 mod program;
+mod recorder;
 mod report;
 mod settings;
 mod trial;
@@ -107,9 +108,10 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         if !shared.settings.detached || outcome.given_up || outcome.started.is_empty() {
             return Ok(());
         }
-        told = true;
         let report = Report::new(&crew, outcome, started, host(&mut watch)?, false);
-        detached::report(context, &report)
+        detached::report(context, &report)?;
+        told = true;
+        Ok(())
     };
     let launched = launch::launch(context, &crew, &shared, runtime, all_started);
     steps.done("containers ended");
@@ -117,7 +119,8 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let outcome = match launched {
         Ok(outcome) => outcome,
         Err(error) => {
-            if let Err(also) = crew.disband() {
+            // Containers that somebody has been told of are left to `ps`, `rm` and recovery, whatever has failed.
+            if !told && let Err(also) = crew.disband() {
                 tracing::error!(error = format!("{also:#}"), "taking the containers back");
             }
             return Err(error);
@@ -126,7 +129,10 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     // Root file systems go before the snapshots they lie on.
     drop(shared);
     steps.done("root file systems closed");
-    crew.settle(&outcome)?;
+    if let Err(error) = crew.settle(&outcome) {
+        // The containers have run, and their caller wants to know how. What is left of them goes with the next command.
+        tracing::warn!(error = format!("{error:#}"), "removing containers that have ended");
+    }
     steps.done("containers removed");
     let report = Report::new(&crew, &outcome, started, host(&mut watch)?, flat_built);
     if !args.supervise {

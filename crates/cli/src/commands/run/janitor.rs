@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use anyhow::Context as _;
 use plywood_engine::launch::{RunDirectories, remove_bundle};
 use plywood_store::{ContainerId, Store};
 
@@ -12,7 +11,7 @@ use plywood_store::{ContainerId, Store};
 #[derive(Debug)]
 pub struct Janitor {
     queue: Option<Sender<ContainerId>>,
-    thread: Option<JoinHandle<anyhow::Result<HashSet<ContainerId>>>>,
+    thread: Option<JoinHandle<HashSet<ContainerId>>>,
 }
 
 impl Janitor {
@@ -25,41 +24,44 @@ impl Janitor {
 
     /// The container has ended, and nothing of its runtime is left.
     pub fn take(&self, id: ContainerId) {
-        // One who has given up says why in `finish`, and the container is removed with all others then.
-        let _given_up = self.queue.as_ref().map(|queue| queue.send(id));
+        // A thread that has panicked removes nothing more; what is left is tried again after the run.
+        let _left = self.queue.as_ref().map(|queue| queue.send(id));
     }
 
-    /// Waits until all is removed; answers what was.
-    pub fn finish(mut self) -> anyhow::Result<HashSet<ContainerId>> {
+    /// Waits until it has seen all; answers what it removed. The rest, which it has logged, may be tried again.
+    pub fn finish(mut self) -> HashSet<ContainerId> {
+        self.end()
+    }
+
+    fn end(&mut self) -> HashSet<ContainerId> {
         self.queue = None;
-        let thread = self.thread.take().context("a janitor finishes once")?;
-        thread.join().map_err(|_| anyhow::anyhow!("the thread that removes containers panicked"))?
+        let Some(thread) = self.thread.take() else { return HashSet::new() };
+        thread.join().unwrap_or_else(|_| {
+            tracing::error!("the thread that removes containers panicked");
+            HashSet::new()
+        })
     }
 }
 
 impl Drop for Janitor {
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take()
-            && !matches!(thread.join(), Ok(Ok(_)))
-        {
-            tracing::error!("removing containers that have ended");
-        }
+        self.end();
     }
 }
 
-fn work(
-    store: &Store,
-    directories: &RunDirectories,
-    ended: &Receiver<ContainerId>,
-) -> anyhow::Result<HashSet<ContainerId>> {
+fn work(store: &Store, directories: &RunDirectories, ended: &Receiver<ContainerId>) -> HashSet<ContainerId> {
     let mut removed = HashSet::new();
     while let Ok(first) = ended.recv() {
         let ids: Vec<ContainerId> = std::iter::once(first).chain(ended.try_iter()).collect();
-        remove(store, directories, &ids)?;
-        removed.extend(ids);
+        match remove(store, directories, &ids) {
+            Ok(()) => removed.extend(ids),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "removing containers that have ended; it is tried again after the run");
+            }
+        }
     }
-    Ok(removed)
+    removed
 }
 
 /// Removes bundles, records and snapshots of containers that have ended or never were.

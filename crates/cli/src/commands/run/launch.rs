@@ -25,6 +25,7 @@ use super::assembly::Assembly;
 use super::crew::{Crew, Member};
 use super::janitor::Janitor;
 use super::program::Program;
+use super::recorder::{News, Recorder};
 use super::settings::Settings;
 use crate::args::Net;
 use crate::context::Context;
@@ -32,6 +33,10 @@ use crate::output;
 
 /// How often a request to stop is looked for while nothing happens.
 const POLL: Duration = Duration::from_millis(50);
+/// The same while a caller waits for the database, which takes a millisecond as a rule.
+const TELLING_POLL: Duration = Duration::from_millis(1);
+/// For how long a caller waits for a database that refuses. Then all is taken back.
+const TELLING: Duration = Duration::from_secs(60);
 
 /// What all launches of a run share.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ pub struct Outcome {
     pub failed: HashMap<String, LaunchError>,
     /// Somebody asked us to stop.
     pub cancelled: bool,
-    /// That was before all had started or failed.
+    /// That was before the caller had been told what runs.
     pub given_up: bool,
     /// Those that were taken away when they ended.
     pub removed: HashSet<ContainerId>,
@@ -73,7 +78,8 @@ impl Outcome {
     }
 }
 
-/// Launches the crew and waits until all have ended. `all_started` is called once, when each has started or failed.
+/// Launches the crew and waits until all have ended. `all_started` is called once, when each has started or failed and
+/// this is recorded. After that nothing fails: no error may cost the containers that somebody counts on.
 pub fn launch(
     context: &Context,
     crew: &Crew,
@@ -111,29 +117,32 @@ pub fn launch(
     let cancel = launcher.cancel_handle();
     let mut outcome = Outcome { submitted: Some(submitted), ..Outcome::default() };
     let mut all_started = Some(all_started);
+    let mut untold_since = None;
     let janitor = crew.janitor();
+    let recorder = Recorder::start(crew.store().clone(), crew.keep, context.cancel.shared());
     loop {
         if context.cancel.requested() && !outcome.cancelled {
             outcome.cancelled = true;
-            outcome.given_up = outcome.settled() < total;
+            outcome.given_up = all_started.is_some();
             bar.set_message("stopping");
             cancel.cancel();
         }
-        match events.recv_timeout(POLL) {
+        let telling = all_started.is_some() && outcome.settled() == total;
+        match events.recv_timeout(if telling { TELLING_POLL } else { POLL }) {
             Ok(event) => {
-                let mut news = News::default();
-                for event in std::iter::once(event).chain(events.try_iter()) {
-                    if let Some(member) = members.get(event.id()) {
-                        forget(member);
-                        news.take(&member.id, &mut outcome, event)?;
-                    }
+                if let Some(member) = members.get(event.id()) {
+                    forget(member);
+                    take(crew, member, &recorder, &janitor, &mut outcome, event);
                 }
-                news.record(crew, &janitor)?;
             }
             Err(RecvTimeoutError::Timeout) => {}
+            // All have ended before the caller was told of them.
+            Err(RecvTimeoutError::Disconnected) if telling && !outcome.cancelled => {
+                std::thread::sleep(TELLING_POLL);
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        bar.set_position(u64::try_from(outcome.started.len())?);
+        bar.set_position(outcome.started.len() as u64);
         let ended = outcome.exited.len() + outcome.failed.len();
         if !outcome.cancelled {
             bar.set_message(format!("{ended} ended"));
@@ -146,13 +155,22 @@ pub fn launch(
             // Some were made for launches that had been faster.
             crew.members.iter().for_each(forget);
         }
-        if let Some(call) = all_started.take() {
-            call(&outcome)?;
+        // Recorded first: whoever has been told of a container finds it.
+        if recorder.is_done() {
+            if let Some(call) = all_started.take() {
+                call(&outcome)?;
+            }
+        } else if crew.keep && all_started.is_some() && !outcome.cancelled {
+            let since = *untold_since.get_or_insert_with(Instant::now);
+            anyhow::ensure!(since.elapsed() < TELLING, "the containers run and cannot be recorded");
         }
     }
     bar.finish_and_clear();
-    launcher.finish()?;
-    outcome.removed = janitor.finish()?;
+    if let Err(error) = launcher.finish() {
+        tracing::warn!(error = &error as &dyn std::error::Error, "ending the launcher");
+    }
+    recorder.finish();
+    outcome.removed = janitor.finish();
     if let Some(ahead) = namespaces {
         made(ahead);
     }
@@ -168,57 +186,40 @@ fn made(ahead: JoinHandle<Result<(), SyscallError>>) {
     }
 }
 
-/// What has happened since the last look, for the database.
-#[derive(Default)]
-struct News {
-    started: Vec<(ContainerId, ProcessId, f64)>,
-    exited: Vec<(ContainerId, i32)>,
-    failed: Vec<ContainerId>,
-}
-
-impl News {
-    fn take(&mut self, container: &ContainerId, outcome: &mut Outcome, event: Event) -> anyhow::Result<()> {
-        match event {
-            Event::Started { id, pid, timing } => {
-                // A process that has ended already has no identity; its exit follows.
-                if let Ok(process) = ProcessId::of(u32::try_from(pid)?) {
-                    let launch_ms = output::ms(timing.total());
-                    self.started.push((container.clone(), process, launch_ms));
-                }
-                outcome.started.insert(id, timing);
+/// What an event means for the records of a container.
+fn take(
+    crew: &Crew,
+    member: &Member,
+    recorder: &Recorder,
+    janitor: &Janitor,
+    outcome: &mut Outcome,
+    event: Event,
+) {
+    let container = &member.id;
+    match event {
+        Event::Started { id, pid, timing } => {
+            // A process that has ended already has no identity; its exit follows.
+            if let Some(process) = u32::try_from(pid).ok().and_then(|pid| ProcessId::of(pid).ok()) {
+                recorder.note(News::Started(container.clone(), process, output::ms(timing.total())));
             }
-            Event::Exited { id, code } => {
-                self.exited.push((container.clone(), code));
-                outcome.exited.insert(id, code);
-            }
-            // Containers that stay are recorded as ended, others go at once.
-            Event::Failed { id, error } => {
-                self.failed.push(container.clone());
-                outcome.failed.insert(id, error);
-            }
-            Event::Cancelled { id } => {
-                self.failed.push(container.clone());
-                outcome.failed.insert(id, LaunchError::Cancelled);
-            }
+            outcome.started.insert(id, timing);
         }
-        Ok(())
-    }
-
-    fn record(mut self, crew: &Crew, janitor: &Janitor) -> anyhow::Result<()> {
-        if !crew.keep {
-            self.started.retain(|(id, ..)| !self.exited.iter().any(|(exited, _)| exited == id));
-        }
-        if !self.started.is_empty() {
-            crew.store().containers_started(&self.started)?;
+        Event::Exited { id, code } => {
+            recorder.note(News::Exited(container.clone(), code));
+            if !crew.keep {
+                janitor.take(container.clone());
+            }
+            outcome.exited.insert(id, code);
         }
         // What never ran is kept for nobody.
-        self.failed.into_iter().for_each(|id| janitor.take(id));
-        if !crew.keep {
-            self.exited.into_iter().for_each(|(id, _)| janitor.take(id));
-        } else if !self.exited.is_empty() {
-            crew.store().containers_exited(&self.exited)?;
+        Event::Failed { id, error } => {
+            janitor.take(container.clone());
+            outcome.failed.insert(id, error);
         }
-        Ok(())
+        Event::Cancelled { id } => {
+            janitor.take(container.clone());
+            outcome.failed.insert(id, LaunchError::Cancelled);
+        }
     }
 }
 
