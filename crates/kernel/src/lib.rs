@@ -40,7 +40,7 @@ pub use mountns::MountNs;
 pub use process::{ProcessId, set_child_subreaper, syncfs};
 pub use rangelock::RangeLocks;
 pub use reaper::Reaper;
-pub use remove::remove_tree;
+pub use remove::{empty_tree, remove_tree};
 pub use table::MountEntry;
 pub use userns::UserNs;
 pub use watch::{MountCounts, MountWatch};

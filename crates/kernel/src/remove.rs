@@ -12,7 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags,
+};
 use rustix::io::Errno;
 
 use crate::error::{self, Result, SyscallError};
@@ -38,10 +40,9 @@ pub fn remove_tree(parent: impl AsFd, name: impl AsRef<Path>) -> Result<()> {
         let call = format!("remove_tree({}, {name:?}): on an idmapped or detached mount", error::fd(parent));
         return Err(SyscallError::new(call, Errno::XDEV));
     }
-    let removal = Removal { top, names: Cell::new(0), moved: Cell::new(false) };
-    // Each round empties the top; directories moved up for their depth make another round.
+    let removal = Removal::of(top.as_fd());
     loop {
-        removal.empty(removal.top.as_fd(), 1)?;
+        removal.empty_top()?;
         match rustix::fs::unlinkat(parent, &*name, AtFlags::REMOVEDIR) {
             Ok(()) => return Ok(()),
             Err(Errno::NOTEMPTY) if removal.moved.replace(false) => {}
@@ -50,9 +51,42 @@ pub fn remove_tree(parent: impl AsFd, name: impl AsRef<Path>) -> Result<()> {
     }
 }
 
+/// Removes everything in a directory, not the directory itself.
+///
+/// `dir` is opened for reading, in the mount namespace of the calling thread.
+///
+/// # Errors
+/// EXDEV, before anything is removed, if it is the root of a mount, lies on an idmapped mount, or on one that is not in
+/// the calling thread's mount table; EXDEV or EBUSY if it contains a mount; ENOTDIR if it is no directory. What was
+/// removed before stays so.
+pub fn empty_tree(dir: impl AsFd) -> Result<()> {
+    let dir = dir.as_fd();
+    let refused =
+        |why: &str| SyscallError::new(format!("empty_tree({}): {why}", error::fd(dir)), Errno::XDEV);
+    if !table::is_plain_mount(dir)? {
+        return Err(refused("on an idmapped or detached mount"));
+    }
+    // Linux 5.8. What a path led to may have been covered by a mount; beneath another descriptor, openat2 says so itself.
+    let stat = rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map_err(|errno| {
+        SyscallError::new(format!("statx({}, \"\", AT_EMPTY_PATH, STATX_TYPE)", error::fd(dir)), errno)
+    })?;
+    if !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+        || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return Err(refused("not known to be beneath the root of a mount"));
+    }
+    let removal = Removal::of(dir);
+    loop {
+        removal.empty_top()?;
+        if !removal.moved.replace(false) {
+            return Ok(());
+        }
+    }
+}
+
 /// One removal under way.
-struct Removal {
-    top: OwnedFd,
+struct Removal<'a> {
+    top: BorrowedFd<'a>,
     /// How many names for moved directories have been used, in all rounds.
     names: Cell<u64>,
     /// Whether this round has moved directories up; they wait for the next one.
@@ -84,7 +118,16 @@ fn open_child(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     })
 }
 
-impl Removal {
+impl<'a> Removal<'a> {
+    fn of(top: BorrowedFd<'a>) -> Self {
+        Self { top, names: Cell::new(0), moved: Cell::new(false) }
+    }
+
+    /// One round; directories moved up for their depth make another one.
+    fn empty_top(&self) -> Result<()> {
+        self.empty(self.top, 1)
+    }
+
     /// Removes what is in `dir`; `depth` descriptors are open.
     fn empty(&self, dir: BorrowedFd<'_>, depth: usize) -> Result<()> {
         // Removing while reading may make a filesystem skip entries: read again until there are none.
@@ -136,7 +179,7 @@ impl Removal {
         self.moved.set(true);
         loop {
             let target = format!("{MOVED_PREFIX}{}", self.names.replace(self.names.get() + 1));
-            match rustix::fs::renameat_with(dir, name, &self.top, &target, RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(dir, name, self.top, &target, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(()),
                 // A name the tree came with.
                 Err(Errno::EXIST) => {}
@@ -144,7 +187,7 @@ impl Removal {
                     let call = format!(
                         "renameat2({}, {name:?}, {}, {target:?}, RENAME_NOREPLACE)",
                         error::fd(dir),
-                        error::fd(&self.top)
+                        error::fd(self.top)
                     );
                     return Err(SyscallError::new(call, errno));
                 }

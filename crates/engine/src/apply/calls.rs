@@ -3,13 +3,12 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use plywood_kernel::SyscallError;
 use plywood_kernel::idmap::IdMap;
 use plywood_kernel::mount::MountAttrs;
-use plywood_kernel::remove::remove_tree;
+use plywood_kernel::remove::empty_tree;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
@@ -60,25 +59,12 @@ pub(super) fn enter_dir(dir: impl AsFd) -> Result<OwnedFd, SyscallError> {
 
 /// Removes everything in a directory, not the directory itself.
 pub(super) fn empty(path: &Path) -> Result<(), SyscallError> {
-    let failed = |call: &str, errno| SyscallError::new(format!("{call}({path:?})"), errno);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed("openat", errno))?;
-    let entries = rustix::fs::Dir::read_from(&dir).map_err(|errno| failed("getdents64", errno))?;
-    for entry in entries {
-        let entry = entry.map_err(|errno| failed("getdents64", errno))?;
-        let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-        if name == "." || name == ".." {
-            continue;
-        }
-        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::ISDIR) => remove_tree(&dir, Path::new(name))?,
-            Err(errno) => {
-                return Err(SyscallError::new(format!("unlinkat({:?}, 0)", path.join(name)), errno));
-            }
-        }
-    }
-    Ok(())
+    let dir = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| {
+        let flags = "O_RDONLY|O_DIRECTORY|O_NOFOLLOW|O_CLOEXEC";
+        SyscallError::new(format!("openat(AT_FDCWD, {path:?}, {flags})"), errno)
+    })?;
+    empty_tree(&dir)
 }
 
 /// Gives `upper` the owner and mode of `like`; the owner shifted by `idmap`, if there is one.

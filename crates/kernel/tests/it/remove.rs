@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use plywood_kernel::testing::{in_private_mount_ns, require_root};
-use plywood_kernel::{IdMap, IdRange, Kind, MountFd, UserNs, remove_tree};
+use plywood_kernel::{IdMap, IdRange, Kind, MountFd, UnmountFlags, UserNs, empty_tree, remove_tree, unmount};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -123,4 +123,60 @@ fn root_idmapped_and_detached_mounts_are_refused() {
         assert_eq!(error.errno(), Errno::XDEV, "{error}");
     });
     assert!(dir.path().join("layers/tree/file").exists());
+}
+
+#[test]
+fn a_directory_is_emptied_and_stays() {
+    let (dir, fd) = parent();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    fs::write(dir.path().join("a/file"), "").unwrap();
+    symlink("a", dir.path().join("link")).unwrap();
+    let deep: std::path::PathBuf = std::iter::repeat_n("deep", 200).collect();
+    fs::create_dir_all(dir.path().join(deep)).unwrap();
+    empty_tree(&fd).unwrap();
+    assert!(names(dir.path()).is_empty());
+    empty_tree(&fd).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    assert_eq!(empty_tree(File::open(dir.path().join("file")).unwrap()).unwrap_err().errno(), Errno::NOTDIR);
+}
+
+/// A directory is opened by path before it is emptied: whatever has been mounted there, not a file of it goes.
+#[test]
+fn root_nothing_is_emptied_through_a_mount() {
+    require_root();
+    let (dir, _) = parent();
+    for name in ["precious", "upper/inner"] {
+        fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("precious/file"), "x").unwrap();
+    in_private_mount_ns(|| {
+        let upper = dir.path().join("upper");
+        let open = || File::open(&upper).unwrap();
+        let clone = || MountFd::clone_tree(CWD, dir.path().join("precious"), false).unwrap();
+        let refused = |what: &str| {
+            let error = empty_tree(open()).unwrap_err();
+            assert_eq!(error.errno(), Errno::XDEV, "{what}: {error}");
+            assert!(dir.path().join("precious/file").exists(), "{what}");
+            unmount(&upper, UnmountFlags::DETACH).unwrap();
+        };
+        assert_eq!(empty_tree(reopened(&clone())).unwrap_err().errno(), Errno::XDEV);
+        clone().attach(CWD, &upper).unwrap();
+        refused("a mount");
+        let range = IdRange { start: 0, length: 65_536 };
+        let idmapped = MountFd::clone_tree(CWD, dir.path(), false).unwrap();
+        idmapped.set_idmap(&UserNs::create(&IdMap::from_ranges(range, range)).unwrap()).unwrap();
+        idmapped.attach(CWD, &upper).unwrap();
+        let error = empty_tree(File::open(upper.join("precious")).unwrap()).unwrap_err();
+        assert_eq!(error.errno(), Errno::XDEV, "{error}");
+        refused("an idmapped mount");
+        clone().attach(CWD, upper.join("inner")).unwrap();
+        assert_eq!(empty_tree(open()).unwrap_err().errno(), Errno::XDEV);
+        assert!(upper.join("inner/file").exists());
+    });
+    assert!(dir.path().join("precious/file").exists());
+}
+
+/// For reading: a detached mount is a bare reference.
+fn reopened(mount: &MountFd) -> File {
+    rustix::fs::openat(mount, ".", OFlags::DIRECTORY, Mode::empty()).unwrap().into()
 }
