@@ -99,8 +99,8 @@ pub enum LowersError {
     None,
     /// There are more than the kernel takes.
     #[error(
-        "{count} layers, but the kernel's overlay takes at most {MAX_LOWERS}; rebuild the image with fewer layers, \
-         or flatten it (plywood flatten)"
+        "{count} layers, but the kernel's overlay takes at most {MAX_LOWERS}; build the image with fewer: squash \
+         them, or copy the result into a last stage of its own"
     )]
     TooMany {
         /// How many there are.

@@ -126,6 +126,8 @@ fn five_hundred_layers_and_no_more() {
     let error = Lowers::layers("/layers", names(501)).unwrap_err();
     assert_eq!(error, LowersError::TooMany { count: 501 });
     assert!(error.to_string().contains("501 layers"));
+    // The remedy is nothing that this program would have to know.
+    assert!(error.to_string().contains("squash them") && !error.to_string().contains("plywood"), "{error}");
     assert_eq!(Lowers::layers("/layers", vec![]).unwrap_err(), LowersError::None);
 }
 
