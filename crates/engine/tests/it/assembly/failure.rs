@@ -7,6 +7,7 @@ use plywood_engine::mechanism::{Choice, Mechanism};
 use plywood_engine::plan::{Request, plan};
 use plywood_kernel::testing::{Denied, deny, in_private_mount_ns, on_own_thread, require_root};
 use plywood_kernel::{Kind, table};
+use rustix::fs::OFlags;
 
 use super::bed::Bed;
 
@@ -40,59 +41,101 @@ fn root_a_missing_layer_is_named_and_everything_taken_back() {
     }
 }
 
-/// Every kind of call refused once, in every mechanism: a failure at any point is taken back.
+/// A kind of call to refuse.
+struct Refusal {
+    what: &'static str,
+    call: libc::c_long,
+    argument: Option<(usize, u32)>,
+    /// The worker's own start needs the call, so it starts before.
+    worker_first: bool,
+    /// Taking back needs the call, too: it says what is left.
+    undo_too: bool,
+}
+
+/// Every kind of call refused, in every mechanism: a failure at any point is taken back.
 #[test]
 fn root_any_refused_call_is_taken_back() {
     require_root();
-    let refused = |call, argument| Denied { call, argument, errno: libc::EIO };
-    let create = Some((1, 6)); // FSCONFIG_CMD_CREATE
-    let set_flag = Some((1, 0)); // FSCONFIG_SET_FLAG: volatile
-    for (what, rule) in [
-        ("open_tree", refused(libc::SYS_open_tree, None)),
-        ("mount_setattr", refused(libc::SYS_mount_setattr, None)),
-        ("move_mount", refused(libc::SYS_move_mount, None)),
-        ("fsopen", refused(libc::SYS_fsopen, None)),
-        ("fsconfig flag", refused(libc::SYS_fsconfig, set_flag)),
-        ("fsconfig create", refused(libc::SYS_fsconfig, create)),
-        ("fsmount", refused(libc::SYS_fsmount, None)),
-        ("symlinkat", refused(libc::SYS_symlinkat, None)),
-        ("fchownat", refused(libc::SYS_fchownat, None)),
+    let refuse = |what, call| Refusal { what, call, argument: None, worker_first: false, undo_too: false };
+    let with = |what, call, index, value| Refusal { argument: Some((index, value)), ..refuse(what, call) };
+    let worker_first = |refusal| Refusal { worker_first: true, ..refusal };
+    let undo_too = |refusal| Refusal { undo_too: true, ..refusal };
+    // Large files are rustix's own addition.
+    let reference = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::LARGEFILE;
+    for refusal in [
+        worker_first(refuse("open_tree", libc::SYS_open_tree)),
+        refuse("mount_setattr", libc::SYS_mount_setattr),
+        worker_first(refuse("move_mount", libc::SYS_move_mount)),
+        refuse("fsopen", libc::SYS_fsopen),
+        with("fsconfig flag", libc::SYS_fsconfig, 1, 0),
+        with("fsconfig string", libc::SYS_fsconfig, 1, 1),
+        with("fsconfig descriptor", libc::SYS_fsconfig, 1, 5),
+        with("fsconfig create", libc::SYS_fsconfig, 1, 6),
+        refuse("fsmount", libc::SYS_fsmount),
+        with("openat of a reference", libc::SYS_openat, 2, reference.bits()),
+        refuse("mkdirat", libc::SYS_mkdirat),
+        worker_first(refuse("fchdir", libc::SYS_fchdir)),
+        worker_first(with("unshare", libc::SYS_unshare, 0, libc::CLONE_FS.cast_unsigned())),
+        refuse("symlinkat", libc::SYS_symlinkat),
+        refuse("linkat", libc::SYS_linkat),
+        refuse("mknodat", libc::SYS_mknodat),
+        refuse("fchownat", libc::SYS_fchownat),
+        refuse("fchmodat", libc::SYS_fchmodat),
+        undo_too(with("umount2", libc::SYS_umount2, 1, libc::UMOUNT_NOFOLLOW.cast_unsigned())),
+        undo_too(with("unlinkat", libc::SYS_unlinkat, 2, libc::AT_REMOVEDIR.cast_unsigned())),
     ] {
-        for mechanism in MADE_HERE {
-            in_private_mount_ns(|| {
-                let bed = Bed::new(3);
-                let request = Request {
-                    attach: Some(bed.path("mnt")),
-                    ..bed.request(Choice::Forced(mechanism), LowerSource::Layers)
-                };
-                let plan = plan(&request, &Capabilities::assumed()).unwrap();
-                // Filters are inherited: the worker's thread is refused the same, unless its own start needs the call.
-                let bed = if ["open_tree", "move_mount"].contains(&what) {
-                    let bed = bed.with_worker();
-                    deny(&[rule]);
-                    bed
-                } else {
-                    deny(&[rule]);
-                    bed.with_worker()
-                };
-                match bed.apply(&plan) {
-                    // Not every mechanism makes every call.
-                    Ok(rootfs) => {
-                        drop(rootfs);
-                        let target = bed.path("mnt");
-                        plywood_kernel::unmount(&target, plywood_kernel::UnmountFlags::empty()).unwrap();
-                        bed.assert_no_traces(&format!("{what}, {mechanism}"));
-                    }
-                    Err(error) => {
-                        assert_eq!(error.kind(), Kind::Failed, "{what}, {mechanism}: {error:?}");
-                        let ApplyError::Step { left, .. } = &error else { panic!("{error:?}") };
-                        assert!(left.is_empty(), "{what}, {mechanism}: {error}");
-                        bed.assert_untouched(&format!("{what}, {mechanism}"));
-                    }
-                }
-            });
-        }
+        let failed = MADE_HERE.iter().filter(|&&mechanism| fails(&refusal, mechanism)).count();
+        assert!(failed > 0, "no mechanism makes the call {}", refusal.what);
     }
+}
+
+/// Whether the mechanism needs the call; either way nothing is left that is not said.
+fn fails(refusal: &Refusal, mechanism: Mechanism) -> bool {
+    let what = format!("{}, {mechanism}", refusal.what);
+    in_private_mount_ns(|| {
+        let bed = Bed::new(3);
+        let request = Request {
+            attach: Some(bed.path("mnt")),
+            ..bed.request(Choice::Forced(mechanism), LowerSource::Layers)
+        };
+        let plan = plan(&request, &Capabilities::assumed()).unwrap();
+        let rule = Denied { call: refusal.call, argument: refusal.argument, errno: libc::EIO };
+        // Filters stay with their thread, and are inherited: the worker is refused the same.
+        let (bed, result) = on_own_thread(|| {
+            let bed = if refusal.worker_first {
+                let bed = bed.with_worker();
+                deny(&[rule]);
+                bed
+            } else {
+                deny(&[rule]);
+                bed.with_worker()
+            };
+            let result = bed.apply(&plan);
+            (bed, result)
+        });
+        let error = match result {
+            // Not every mechanism makes every call.
+            Ok(rootfs) => {
+                drop(rootfs);
+                plywood_kernel::unmount(bed.path("mnt"), plywood_kernel::UnmountFlags::empty()).unwrap();
+                bed.assert_no_traces(&what);
+                return false;
+            }
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), Kind::Failed, "{what}: {error:?}");
+        let ApplyError::Step { left, .. } = &error else { panic!("{error:?}") };
+        if refusal.undo_too {
+            assert!(left.iter().any(|left| left.to_string().contains(refusal.what)), "{what}: {error}");
+            for mount in bed.mounts().iter().rev() {
+                plywood_kernel::unmount(mount, plywood_kernel::UnmountFlags::empty()).unwrap();
+            }
+        } else {
+            assert!(left.is_empty(), "{what}: {error}");
+            bed.assert_untouched(&what);
+        }
+        true
+    })
 }
 
 #[test]
