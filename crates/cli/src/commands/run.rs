@@ -21,7 +21,7 @@ mod trial;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use plywood_engine::capabilities::Capabilities;
@@ -69,7 +69,9 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     steps.done("store opened");
     containers::tidy(context, &store)?;
     let pins = store.pins()?;
-    let image = obtain(context, &store, &pins, args)?;
+    let (image, pulled) = obtain(context, &store, &pins, args)?;
+    // What a registry takes is no part of a launch, and shown while it lasts.
+    let started = started + pulled;
     require_layers(&image, &args.image)?;
     steps.done("image found");
     let search_path = std::env::var_os("PATH").unwrap_or_default();
@@ -108,14 +110,13 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         if !shared.settings.detached || outcome.given_up || outcome.started.is_empty() {
             return Ok(());
         }
-        let report = Report::new(&crew, outcome, started, host(&mut watch)?, false);
+        let report = Report::new(&crew, outcome, started, host(&mut watch)?);
         detached::report(context, &report)?;
         told = true;
         Ok(())
     };
     let launched = launch::launch(context, &crew, &shared, runtime, all_started);
     steps.done("containers ended");
-    let flat_built = builder.finish(context);
     let outcome = match launched {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -134,7 +135,12 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         tracing::warn!(error = format!("{error:#}"), "removing containers that have ended");
     }
     steps.done("containers removed");
-    let report = Report::new(&crew, &outcome, started, host(&mut watch)?, flat_built);
+    let mut report = Report::new(&crew, &outcome, started, host(&mut watch)?);
+    // Host ids and snapshots are given back by now. A tree given up would begin anew with the next run, and a script of
+    // short runs would never get one: so the command stays until it is done, and does not count that.
+    drop(crew);
+    report.flat_tree_built = builder.finish(context);
+    steps.done("flat tree built");
     if !args.supervise {
         if context.json {
             output::text_out(&report.json()?)?;
@@ -162,8 +168,8 @@ impl Steps {
     }
 }
 
-/// The image, pulled if the policy says so; pinned.
-fn obtain(context: &Context, store: &Store, pins: &Pins, args: &Run) -> anyhow::Result<Image> {
+/// The image, pulled if the policy says so, and how long the pull took; pinned.
+fn obtain(context: &Context, store: &Store, pins: &Pins, args: &Run) -> anyhow::Result<(Image, Duration)> {
     let here = match args.pull {
         PullPolicy::Always => None,
         PullPolicy::Never => Some(store.use_image(pins, &args.image)?),
@@ -181,8 +187,12 @@ fn obtain(context: &Context, store: &Store, pins: &Pins, args: &Run) -> anyhow::
                 "`--pull always` fetches it for that platform",
             )
             .into()),
-            _ => Ok(image),
+            _ => Ok((image, Duration::ZERO)),
         },
-        None => Ok(fetch::pull(context, store, pins, &args.image, &args.fetch, &args.registry)?.image),
+        None => {
+            let begun = Instant::now();
+            let pulled = fetch::pull(context, store, pins, &args.image, &args.fetch, &args.registry)?;
+            Ok((pulled.image, begun.elapsed()))
+        }
     }
 }

@@ -235,6 +235,33 @@ fn root_layers_are_used_until_the_flat_tree_is_ready() {
     });
 }
 
+/// The tree may take longer than the containers: the command finishes it, and does not call that their time.
+#[test]
+fn root_the_time_of_a_run_is_without_its_flat_tree() {
+    in_bed(|bed| {
+        let mut many = plywood_image::testing::TarBuilder::new();
+        for number in 0..20_000 {
+            many = many.file(format!("srv/many/{number}"), b"");
+        }
+        let layout = TestImage::new().layer(many).write(&bed.path("layout"), "app");
+        bed.ok(&["import", "--no-flat", text(layout.path())]);
+        let mut command = bed.command(["--json", "run", "app", "--", "true"]);
+        command.env("PLYWOOD_LOG", "plywood=debug").env("NO_COLOR", "1");
+        let begun = std::time::Instant::now();
+        let done = super::bed::start(command).finish().check(0);
+        let elapsed_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let report = done.json();
+        assert_eq!((&report["lower"], &report["flat_tree_built"]), (&json!("layers"), &json!(true)));
+        let step = done.stderr.lines().find(|line| line.contains("flat tree built")).unwrap();
+        let (_, tree_ms) = step.rsplit_once("ms=").unwrap();
+        let tree_ms: f64 = tree_ms.trim().parse().unwrap();
+        assert!(tree_ms > 100.0, "built before the container had ended: {step}");
+        let wall_ms = report["wall_ms"].as_f64().unwrap();
+        assert!(wall_ms + tree_ms <= elapsed_ms, "{wall_ms} + {tree_ms} > {elapsed_ms}");
+        assert_eq!(bed.json(&["run", "app", "--", "true"])["lower"], "flat");
+    });
+}
+
 /// Files of owners beyond the usual 65,536 ids need a longer range.
 #[test]
 fn root_owners_beyond_the_range_are_refused() {

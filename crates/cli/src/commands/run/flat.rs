@@ -1,4 +1,4 @@
-//! The flat tree for the next launch, built while the containers of this one run.
+//! The flat tree for the next launch, built while the containers of this one run, and after them if it takes longer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -21,15 +21,18 @@ pub struct Report {
     requested: usize,
     started: usize,
     failed: usize,
+    /// From the command's start until its containers have ended and are removed, or when detached, have started. A pull
+    /// and what is left to do of a flat tree afterwards are not in it.
     wall_ms: f64,
-    /// From the command's start to the submission of the launches, where `launch_ms` begins.
+    /// From the same start to the submission of the launches, where `launch_ms` begins.
     submitted_ms: Option<f64>,
     launch_ms: Option<Quantiles>,
     mechanism: &'static str,
     lower: &'static str,
     host_mount_events: u64,
     host_mount_events_exact: bool,
-    flat_tree_built: bool,
+    /// A flat tree for the next launch was built meanwhile, or after the containers had ended.
+    pub flat_tree_built: bool,
     cancelled: bool,
     containers: Vec<Entry>,
 }
@@ -58,13 +61,7 @@ pub struct HostMounts {
 
 impl Report {
     /// Puts the report together.
-    pub fn new(
-        crew: &Crew,
-        outcome: &Outcome,
-        started: Instant,
-        host: HostMounts,
-        flat_tree_built: bool,
-    ) -> Self {
+    pub fn new(crew: &Crew, outcome: &Outcome, started: Instant, host: HostMounts) -> Self {
         let containers: Vec<Entry> = crew
             .members
             .iter()
@@ -94,7 +91,7 @@ impl Report {
             lower: crew.lower,
             host_mount_events: host.counts.total(),
             host_mount_events_exact: host.exact,
-            flat_tree_built,
+            flat_tree_built: false,
             cancelled: outcome.cancelled,
             containers,
         }
@@ -160,7 +157,7 @@ impl Report {
         let changes = output::count(self.host_mount_events, "change");
         line("host mount table", format!("{changes} by anybody ({how})"));
         if self.flat_tree_built {
-            line("flat tree", "built meanwhile, for the next launch".to_owned());
+            line("flat tree", "built, for the next launch".to_owned());
         }
         text.push_str(&self.failures());
         text
