@@ -39,8 +39,9 @@ pub enum ProbeError {
     CleanUp(#[source] SyscallError),
 }
 
-/// Host ids of the trial containers. Nothing with these owners outlives the trial.
-const TRIAL: IdRange = IdRange { start: 0x7000_0000, length: 65_536 };
+/// Host ids of the trial containers: beyond what distributions assign and what our default pool holds, so that no
+/// container has them at the same time. Nothing with these owners outlives the trial.
+const TRIAL: IdRange = IdRange { start: 0xfffe_0000, length: 65_536 };
 
 pub(super) fn all(dir: &Path) -> Result<Capabilities, ProbeError> {
     let scratch = Scratch::new(dir)?;
@@ -257,5 +258,18 @@ impl Drop for Scratch {
         {
             tracing::warn!(%error, path = %self.path.display(), "directory of a trial left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TRIAL;
+    use crate::idrange::DEFAULT_POOL;
+
+    #[test]
+    fn no_default_lease_has_the_ids_of_a_trial() {
+        assert!(u64::from(DEFAULT_POOL.start) + u64::from(DEFAULT_POOL.length) <= u64::from(TRIAL.start));
+        // The last id is no id: it says "none".
+        assert!(TRIAL.start.checked_add(TRIAL.length).is_some_and(|end| end < u32::MAX));
     }
 }

@@ -11,8 +11,9 @@ use super::{answer, expect};
 use crate::error::{self, Result, SyscallError};
 use crate::{FsContext, IdMap, IdRange, MountAttrs, MountFd, UserNs};
 
-/// The host id that inside id 0 becomes in the probes; nothing is ever stored with it.
-const HOST_ID: u32 = 0x7000_0000;
+/// The host id that inside id 0 becomes in the probes: beyond what distributions and we give to containers. Nothing is
+/// ever stored with it.
+const HOST_ID: u32 = 0xfffe_0000;
 
 /// What "this kernel has it not" looks like: unknown call, unknown parameter, parameter of the wrong type
 /// (EOPNOTSUPP on 6.1, EINVAL elsewhere), descriptor of a kind not accepted (EBADF on 6.12).
