@@ -308,7 +308,10 @@ pub enum LauncherError {
         source: io::Error,
     },
     /// A directory every container is reached through is somebody else's.
-    #[error("{path} {what}, but every container is reached through it; remove it, and it will be made again")]
+    #[error(
+        "{path} {what}, but every container is reached through it; remove it when no container runs on this machine, \
+         for the register of their ids may lie in it, and it will be made again"
+    )]
     NotOurs {
         /// Which one.
         path: PathBuf,

@@ -56,6 +56,8 @@ fn root_an_anchor_of_somebody_else_is_refused() {
         let error = directories.create().unwrap_err();
         assert!(matches!(&error, LauncherError::NotOurs { path, .. } if path == anchor), "{error}");
         assert!(error.to_string().contains("belongs to user 1000"), "{error}");
+        // Not at any time: with it goes the register of ids in use.
+        assert!(error.to_string().contains("remove it when no container runs"), "{error}");
 
         fs::remove_dir(anchor).unwrap();
         fs::create_dir("/run/elsewhere").unwrap();
