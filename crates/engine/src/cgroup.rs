@@ -31,7 +31,7 @@ const CGROUP1_MAGIC: FsWord = 0x0027_e0eb;
 const CGROUP2_MAGIC: FsWord = 0x6367_7270;
 
 /// How long a killed group's processes may take to be gone: an unmount or a core dump can hold them for a while.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Descriptors of processes held at once while killing a group.
 const KILL_AT_ONCE: usize = 64;
@@ -197,19 +197,25 @@ impl Cgroups {
     /// Blocks until the processes are gone, at most ten seconds.
     pub fn remove(&self, id: &str) -> Result<(), CgroupError> {
         let deadline = Instant::now() + KILL_PATIENCE;
-        for directory in self.all(id) {
-            loop {
-                kill(&directory)?;
-                if remove_tree(&directory)? {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    return Err(CgroupError::StillBusy(directory));
-                }
-                std::thread::sleep(Duration::from_millis(5));
+        while let Some(busy) = self.try_remove(id)? {
+            if Instant::now() > deadline {
+                return Err(CgroupError::StillBusy(busy));
             }
+            std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+
+    /// The same without waiting: a group with processes that are still dying, if there is one.
+    pub fn try_remove(&self, id: &str) -> Result<Option<PathBuf>, CgroupError> {
+        let mut busy = None;
+        for directory in self.all(id) {
+            kill(&directory)?;
+            if !remove_tree(&directory)? {
+                busy.get_or_insert(directory);
+            }
+        }
+        Ok(busy)
     }
 
     /// Says that containers are about to be made, until the value is dropped: nobody removes our parent group in

@@ -21,10 +21,9 @@
 //! Cancelled    Failed    (deleting) ──> Failed
 //! ```
 //!
-//! Invariants: every submitted launch ends in exactly one of Exited, Failed and Cancelled (or is left running by
-//! [`Launcher::leave`]); none of them is sent before the runtime has let go of the container; at most
-//! [`LauncherConfig::starting`] runtimes are between their start and a running container; nothing is ever attached to
-//! the mount namespace of the caller.
+//! Invariants: every submitted launch ends in exactly one of Exited, Failed and Cancelled; none of them is sent before
+//! the runtime has let go of the container; at most [`LauncherConfig::starting`] runtimes are between their start and a
+//! running container; nothing is ever attached to the mount namespace of the caller.
 
 mod directories;
 mod inbox;
@@ -341,7 +340,7 @@ impl fmt::Debug for Launch {
     }
 }
 
-/// Launches containers. Its threads live until [`finish`](Self::finish) or [`leave`](Self::leave).
+/// Launches containers. Its threads live until [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Launcher {
     shared: Arc<Shared>,
@@ -434,21 +433,13 @@ impl Launcher {
 
     /// No more submissions: the receiver ends after the last container.
     pub fn close(&self) {
-        self.shared.close(false);
+        self.shared.close();
     }
 
     /// Waits until every container has ended, then ends the threads and removes our parent control group if no other
     /// launcher needs it.
     pub fn finish(mut self) -> Result<(), LauncherError> {
-        self.shared.close(false);
-        self.join();
-        self.tidy()
-    }
-
-    /// Waits until no container is starting any more, then ends the threads and leaves running ones alone. For
-    /// [`RunMode::Detached`]: somebody else has to wait for them.
-    pub fn leave(mut self) -> Result<(), LauncherError> {
-        self.shared.close(true);
+        self.shared.close();
         self.join();
         self.tidy()
     }
@@ -480,7 +471,7 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
             self.shared.cancel();
-            self.shared.close(false);
+            self.shared.close();
             self.join();
         }
     }

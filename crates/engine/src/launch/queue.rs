@@ -24,7 +24,6 @@ struct State {
     /// Launcher threads that prepare launches.
     threads: usize,
     closed: bool,
-    leaving: bool,
     cancelled: bool,
 }
 
@@ -35,14 +34,6 @@ pub(super) struct Shared {
     changed: Condvar,
     /// Wakes the supervisor out of epoll.
     pub(super) wake: OwnedFd,
-}
-
-/// What the supervisor has to know to decide whether it is done.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outlook {
-    /// Nothing will be submitted and nothing is on its way to the supervisor.
-    pub(super) no_more: bool,
-    pub(super) leaving: bool,
 }
 
 impl Shared {
@@ -59,7 +50,6 @@ impl Shared {
             on_threads: 0,
             threads: 0,
             closed: false,
-            leaving: false,
             cancelled: false,
         };
         Ok(Shared { state: Mutex::new(state), changed: Condvar::new(), wake })
@@ -73,11 +63,8 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    pub(super) fn close(&self, leaving: bool) {
-        let mut state = self.lock();
-        state.closed = true;
-        state.leaving |= leaving;
-        drop(state);
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
         self.changed.notify_all();
         self.wake_supervisor();
     }
@@ -170,10 +157,10 @@ impl Shared {
         self.lock().open -= 1;
     }
 
-    pub(super) fn outlook(&self) -> Outlook {
+    /// Nothing will be submitted and nothing is on its way to the supervisor.
+    pub(super) fn no_more(&self) -> bool {
         let state = self.lock();
-        let on_their_way = state.waiting.len() + state.on_threads + state.spawned.len();
-        Outlook { no_more: state.closed && on_their_way == 0, leaving: state.leaving && !state.cancelled }
+        state.closed && state.waiting.len() + state.on_threads + state.spawned.len() == 0
     }
 
     fn wake_supervisor(&self) {

@@ -7,6 +7,8 @@
 //!     │ the runtime exits, no pid file         v
 //!     └──────────────────────────────────> Deleting ── runtime delete exits ──> Exited or Failed
 //! ```
+//! Before the last step processes left in the container's control groups are killed; one that takes its time to die
+//! makes its own container's event wait, and no other's.
 //!
 //! A runtime that is not done in time, starting or deleting, is killed; its container is deleted by force.
 //!
@@ -30,7 +32,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::inbox::{Arrivals, PidInbox};
 use super::queue::Shared;
 use super::{Event, LaunchError, LauncherConfig, LauncherError, Timing};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CgroupError, Cgroups, KILL_PATIENCE};
 use crate::runtime::{RunMode, read_log};
 use child::{Ended, FirstProcess, RuntimeProcess};
 
@@ -81,6 +83,8 @@ enum Phase {
     Deleting(RuntimeProcess, Event),
     /// `runtime delete` could not be started; tried again until then.
     Undeleted(Instant, Event),
+    /// The runtime has let go, and processes are left in the container's groups; killed again until then.
+    Emptying(Instant, Event),
 }
 
 #[derive(Debug)]
@@ -164,10 +168,7 @@ impl Supervisor {
     }
 
     fn is_done(&self) -> bool {
-        let outlook = self.shared.outlook();
-        let leavable = |container: &Container| matches!(container.phase, Phase::Alone(_));
-        outlook.no_more
-            && (self.containers.is_empty() || outlook.leaving && self.containers.values().all(leavable))
+        self.shared.no_more() && self.containers.is_empty()
     }
 
     fn timeout(&self) -> Option<Timespec> {
@@ -275,7 +276,10 @@ impl Supervisor {
                     }
                     let (id, log) = (&container.id, &container.log);
                     match self.runtime_ended(id, log, container.pid, container.overdue, &ended) {
-                        Next::Report(event) => return self.done(token, &container.id, event),
+                        Next::Report(event) => match self.done(token, &container.id, event, None) {
+                            Some(phase) => phase,
+                            None => return,
+                        },
                         Next::Wait(first) => {
                             self.watch(token, &first.as_fd(), &container.id);
                             Phase::Alone(first)
@@ -299,11 +303,16 @@ impl Supervisor {
             },
             Phase::Deleting(mut runtime, event) => match runtime.ended() {
                 None => Phase::Deleting(runtime, event),
-                Some(_) => {
-                    return self.done(token, &container.id, event);
-                }
+                Some(_) => match self.done(token, &container.id, event, None) {
+                    Some(phase) => phase,
+                    None => return,
+                },
             },
             Phase::Undeleted(until, event) => match self.delete(token, &container.id, event, Some(until)) {
+                Some(phase) => phase,
+                None => return,
+            },
+            Phase::Emptying(until, event) => match self.done(token, &container.id, event, Some(until)) {
                 Some(phase) => phase,
                 None => return,
             },
@@ -373,22 +382,32 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::error!(%error, id, "deleting a container");
-                self.done(token, id, event);
-                None
+                self.done(token, id, event, None)
             }
         }
     }
 
     /// The runtime has let go of a container. Its groups are gone by now; if the runtime could not remove them, or was
-    /// killed, ours is the last word.
-    fn done(&mut self, token: u64, id: &str, event: Event) {
-        self.unwatched.remove(&token);
-        if let Err(error) = self.cgroups.remove(id) {
-            tracing::error!(%error, id, "removing a container's control groups");
+    /// killed, ours is the last word: said again and again without keeping others waiting, until `until`. `None` once
+    /// that is over and reported.
+    fn done(&mut self, token: u64, id: &str, event: Event, until: Option<Instant>) -> Option<Phase> {
+        match self.cgroups.try_remove(id) {
+            Ok(None) => {}
+            Ok(Some(_)) if until.is_none_or(|until| Instant::now() < until) => {
+                self.unwatched.insert(token);
+                return Some(Phase::Emptying(until.unwrap_or_else(|| Instant::now() + KILL_PATIENCE), event));
+            }
+            Ok(Some(busy)) => {
+                let error = CgroupError::StillBusy(busy);
+                tracing::error!(%error, id, "removing a container's control groups");
+            }
+            Err(error) => tracing::error!(%error, id, "removing a container's control groups"),
         }
+        self.unwatched.remove(&token);
         self.inbox.remove(id);
         self.shared.ended();
         self.send(event);
+        None
     }
 
     fn send(&self, event: Event) {
@@ -432,7 +451,8 @@ impl Supervisor {
                     runtime.kill()
                 }
                 (Phase::Runtime(runtime), Some(pid)) => runtime.kill_container(pid),
-                (Phase::Runtime(_) | Phase::Deleting(..) | Phase::Undeleted(..), _) => {}
+                (Phase::Runtime(_) | Phase::Deleting(..) | Phase::Undeleted(..) | Phase::Emptying(..), _) => {
+                }
             }
         }
         if now >= deadline {

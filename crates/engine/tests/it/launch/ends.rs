@@ -1,7 +1,13 @@
 //! How containers end, and that nothing of them stays.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use plywood_engine::launch::{Event, Launch, LaunchError};
 use plywood_engine::runtime::{ExecRequest, FailureKind, RunMode, Status};
+use plywood_kernel::testing::{in_private_mount_ns, require_root};
+use plywood_kernel::{FsContext, MountAttrs, UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::{Host, chain, command, shell};
 
@@ -120,22 +126,48 @@ fn root_cancelling_leaves_nothing() {
     }
 }
 
+/// Control groups that stay busy were waited for by the one thread that hears of all ends, ten seconds each.
 #[test]
-fn root_a_detached_container_outlives_its_launcher() {
-    let host = Host::new();
-    let (launcher, events) = host.launcher(RunMode::Detached);
-    let (id, _, launch) = host.launch(command(&["sleep", "60"]));
-    launcher.submit(launch);
-    launcher.leave().unwrap();
-    let Event::Started { pid, .. } = events.recv().unwrap() else { panic!("not started") };
-    assert!(events.recv().is_err());
-    assert_eq!(host.runtime.state(&id).unwrap().pid, pid);
-
-    // The next one to look after it finds it and removes it.
-    host.runtime.delete(&id, true).unwrap();
-    host.cgroups.remove(&id).unwrap();
-    assert_eq!(host.cgroups.directories(&id).len(), 0);
-    assert_eq!(host.runtime.ids().unwrap().len(), 0);
+fn root_a_container_that_leaves_its_groups_slowly_keeps_no_other_waiting() {
+    require_root();
+    in_private_mount_ns(|| {
+        let host = Host::new();
+        let (launcher, events) = host.launcher(RunMode::Detached);
+        let mut pids = HashMap::new();
+        let ids = [(); 2].map(|()| {
+            let (id, _, launch) = host.launch(command(&["sleep", "60"]));
+            launcher.submit(launch);
+            id
+        });
+        launcher.close();
+        while pids.len() < 2 {
+            let Event::Started { id, pid, .. } = events.recv().unwrap() else { panic!("not started") };
+            pids.insert(id, Pid::from_raw(pid).unwrap());
+        }
+        // A directory that something is mounted on cannot be removed, as one with processes cannot.
+        let [slow, quick] = &ids;
+        let group = host.cgroups.directories(slow).remove(0);
+        let tmpfs = FsContext::open("tmpfs").unwrap();
+        tmpfs.create().unwrap();
+        tmpfs.mount(MountAttrs::NONE).unwrap().attach(rustix::fs::CWD, &group).unwrap();
+        let kill = |id: &String| kill_process(pids[id], Signal::KILL).unwrap();
+        kill(slow);
+        // By then the runtime, which tries for a moment, too, has let go.
+        std::thread::sleep(Duration::from_millis(1500));
+        kill(quick);
+        assert_eq!(events.recv_timeout(Duration::from_secs(6)).unwrap().id(), quick);
+        unmount(&group, UnmountFlags::empty()).unwrap();
+        let event = events.recv_timeout(Duration::from_secs(6)).unwrap();
+        assert!(matches!(&event, Event::Exited { id, code: 137 } if id == slow), "{event:?}");
+        launcher.finish().unwrap();
+        if host.runtime.ids().unwrap().contains(slow) {
+            // One that could not remove a group keeps its record.
+            host.runtime.delete(slow, true).unwrap();
+        }
+        for id in &ids {
+            host.assert_nothing_left(id);
+        }
+    });
 }
 
 #[test]
