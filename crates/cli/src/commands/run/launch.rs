@@ -30,6 +30,7 @@ use super::settings::Settings;
 use crate::args::Net;
 use crate::context::Context;
 use crate::output;
+use crate::remedy::Advised;
 
 /// How often a request to stop is looked for while nothing happens.
 const POLL: Duration = Duration::from_millis(50);
@@ -162,7 +163,13 @@ pub fn launch(
             }
         } else if crew.keep && all_started.is_some() && !outcome.cancelled {
             let since = *untold_since.get_or_insert_with(Instant::now);
-            anyhow::ensure!(since.elapsed() < TELLING, "the containers run and cannot be recorded");
+            if since.elapsed() >= TELLING {
+                return Err(Advised::new(
+                    "the containers started and could not be recorded for a minute; they are taken back",
+                    "see what holds the state root's plywood.db, or whether its file system is full, and run it again",
+                )
+                .into());
+            }
         }
     }
     bar.finish_and_clear();
