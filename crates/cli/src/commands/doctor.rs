@@ -175,9 +175,10 @@ fn ids(
                 IdsInUse::default()
             };
             in_use.extend(store.leases()?.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }));
-            let free = match idrange::allocate(&pool, &in_use, pool.capacity()) {
-                Ok(all) => all.len(),
-                Err(refused) => refused.free,
+            // One at least, so that a pool of none is refused, with the reason.
+            let (free, hint) = match idrange::allocate(&pool, &in_use, pool.capacity().max(1)) {
+                Ok(all) => (all.len(), None),
+                Err(refused) => (refused.free, Some(refused.hint)),
             };
             let message = format!(
                 "{} of {} ids, from {}",
@@ -185,13 +186,16 @@ fn ids(
                 pool.length(),
                 pool.source()
             );
-            let few = free < FEW_RANGES;
-            let finding =
-                Finding::new("id-ranges", if few { Severity::Warning } else { Severity::Ok }, message);
-            findings.push(if few {
-                finding.remedy("give user `plywood` more in /etc/subuid and /etc/subgid")
-            } else {
-                finding
+            let severity = match free {
+                0 => Severity::Error,
+                1..FEW_RANGES => Severity::Warning,
+                _ => Severity::Ok,
+            };
+            let finding = Finding::new("id-ranges", severity, message);
+            findings.push(match hint {
+                _ if severity == Severity::Ok => finding,
+                Some(hint) => finding.remedy(hint),
+                None => finding.remedy("give user `plywood` more in /etc/subuid and /etc/subgid"),
             });
             Ok(Some(free))
         }

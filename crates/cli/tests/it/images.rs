@@ -1,5 +1,7 @@
 //! `import`, `images`, `rmi`, `prune`, `explain`, `doctor`: the store seen from the command line.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::bed::in_bed;
@@ -196,6 +198,31 @@ fn root_doctor_finds_this_machine_able() {
             assert_ne!(finding["severity"], "error", "{finding}");
         }
         assert!(bed.ok(&["doctor"]).contains("ready to launch"));
+    });
+}
+
+/// A machine without a free range was said to be ready to launch.
+#[test]
+fn root_doctor_finds_that_all_ids_are_taken() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let entries = bed.path("entries");
+        fs::write(&entries, "plywood:900000000:65536\nada:900000000:131072\n").unwrap();
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            tool("mount", "mount", &["--bind", text(&entries), file]);
+        }
+        let named = "ada 900000000+131072 in /etc/subuid";
+        let report = bed.plywood(&["--json", "doctor"]).check(1).json();
+        assert_eq!(report["free_id_ranges"], 0);
+        let finding =
+            report["findings"].as_array().unwrap().iter().find(|one| one["id"] == "id-ranges").unwrap();
+        assert_eq!(finding["severity"], "error");
+        assert!(finding["remedy"].as_str().unwrap().contains(named), "{finding}");
+        let error = bed.fails(1, &["run", "app"]);
+        assert!(error.contains(named), "{error}");
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            tool("umount", "mount", &[file]);
+        }
     });
 }
 

@@ -100,6 +100,7 @@ pub struct IdPool {
     gids: Vec<IdRange>,
     length: u32,
     source: PoolSource,
+    rivals: Vec<String>,
 }
 
 impl IdPool {
@@ -131,13 +132,15 @@ impl IdPool {
                 subtract(&own, &foreign(others, accounts))
             };
             let (uids, gids) = (cut(&subuid, &files.passwd), cut(&subgid, &files.group));
-            return Ok(Self { uids, gids, length, source: PoolSource::User(owner) });
+            let rivals = rivals(&subuid, &subgid, ours);
+            return Ok(Self { uids, gids, length, source: PoolSource::User(owner), rivals });
         }
         let cut = |entries: &[SubIdEntry], accounts: &str| {
             subtract(&[DEFAULT_POOL], &foreign(entries.iter().map(|entry| entry.range), accounts))
         };
         let (uids, gids) = (cut(&subuid, &files.passwd), cut(&subgid, &files.group));
-        Ok(Self { uids, gids, length, source: PoolSource::Default })
+        let none = |_: &&SubIdEntry| false;
+        Ok(Self { uids, gids, length, source: PoolSource::Default, rivals: rivals(&subuid, &subgid, none) })
     }
 
     /// The pool of this machine, with slots of [`DEFAULT_LENGTH`].
@@ -165,6 +168,12 @@ impl IdPool {
         self.source
     }
 
+    /// Entries that give ids of this pool to somebody else as well, as `ada 100000+65536 in /etc/subuid`. Nobody gets
+    /// these ids from us.
+    pub fn rivals(&self) -> &[String] {
+        &self.rivals
+    }
+
     /// How many leases the pool holds when none is live.
     pub fn capacity(&self) -> usize {
         let slots = |ranges: &[IdRange]| {
@@ -184,7 +193,11 @@ impl IdPool {
     pub(super) fn hint(&self, missing: usize) -> String {
         let ids = u64::from(self.length) * missing as u64;
         let all = u64::from(self.length) * (self.capacity() + missing) as u64;
-        match self.source {
+        let rivals = match self.rivals.as_slice() {
+            [] => String::new(),
+            some => format!("; ids of {} are given to others as well: {}", self.source, some.join(", ")),
+        };
+        let more = match self.source {
             PoolSource::User(name) => format!(
                 "stop some containers, or give user {name} {ids} more ids in /etc/subuid and as many in /etc/subgid"
             ),
@@ -193,8 +206,25 @@ impl IdPool {
                 "stop some containers, or give user plywood at least {all} ids in /etc/subuid and as many in \
                  /etc/subgid (plywood:FIRST:COUNT)"
             ),
+        };
+        more + &rivals
+    }
+}
+
+/// Entries of others that overlap those of ours, or the default pool if nobody of ours has any.
+fn rivals(subuid: &[SubIdEntry], subgid: &[SubIdEntry], ours: impl Fn(&&SubIdEntry) -> bool) -> Vec<String> {
+    let mut rivals = Vec::new();
+    for (file, entries) in [("/etc/subuid", subuid), ("/etc/subgid", subgid)] {
+        let mut own: Vec<IdRange> = entries.iter().filter(&ours).map(|entry| entry.range).collect();
+        if own.is_empty() {
+            own.push(DEFAULT_POOL);
+        }
+        let theirs = entries.iter().filter(|entry| !ours(entry));
+        for entry in theirs.filter(|entry| own.iter().any(|own| own.overlaps(entry.range))) {
+            rivals.push(format!("{} {} in {file}", entry.owner, entry.range));
         }
     }
+    rivals
 }
 
 fn foreign(entries: impl Iterator<Item = IdRange>, accounts: &str) -> Vec<IdRange> {

@@ -47,6 +47,19 @@ fn a_malformed_line_is_named() {
 }
 
 #[test]
+fn who_has_our_ids_as_well_is_named() {
+    let taken = "plywood:300000:65536\nada:300000:65536\nbob:100000:65536\n";
+    let pool = IdPool::new(&files(taken, "plywood:300000:65536\n"), 65_536).unwrap();
+    assert_eq!(pool.rivals(), ["ada 300000+65536 in /etc/subuid"]);
+    let hint = allocate(&pool, &IdsInUse::default(), 1).unwrap_err().hint;
+    assert!(hint.contains("given to others as well: ada 300000+65536 in /etc/subuid"), "{hint}");
+
+    let default = "ada:1900000000:65536\n";
+    let pool = IdPool::new(&files(default, default), 65_536).unwrap();
+    assert_eq!(pool.rivals().len(), 2);
+}
+
+#[test]
 fn plywood_comes_before_containers_and_both_before_the_default() {
     let both = "containers:100000:65536\nplywood:300000:131072\n";
     let pool = IdPool::new(&files(both, both), 65_536).unwrap();
