@@ -184,6 +184,11 @@ impl Running {
         self
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written on standard output so far.
     pub(crate) fn stdout(&self) -> String {
         written(&self.stdout)

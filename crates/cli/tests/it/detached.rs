@@ -1,14 +1,16 @@
 //! `run -d` and what follows: `ps`, `logs`, `exec`, `stop`, `rm`.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use plywood_image::testing::TarBuilder;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
-use super::bed::{Bed, eventually, in_bed};
+use super::bed::{Bed, eventually, in_bed, start};
 use super::images::keys;
-use super::layout::TestImage;
+use super::layout::{TestImage, text};
 
 /// Starts one container that runs `sh -c script`; answers its id.
 #[track_caller]
@@ -119,6 +121,44 @@ fn root_the_life_of_a_detached_container() {
         assert_eq!(bed.json(&["stop", "lively"]), json!({ "stopped": [] }));
         assert_eq!(bed.json(&["rm", "lively"]), json!({ "removed": [id] }));
         assert_eq!(bed.containers(), Vec::<Value>::new());
+    });
+}
+
+/// `run -d` failed without a word when its supervisor was killed.
+#[test]
+fn root_a_supervisor_that_dies_before_it_reports_is_told_of() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let limited = |limit: &str| {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!("{limit} && exec \"$@\"")).arg("sh");
+            command.arg(env!("CARGO_BIN_EXE_plywood")).arg("--root").arg(bed.root());
+            command.args(["run", "-d", "app", "--", "sleep", "1000"]).stdin(Stdio::null());
+            // Pipes: the caller must be able to say it.
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let error = limited("ulimit -f 0");
+        assert!(error.contains("ended by signal 25 before it reported"), "{error}");
+        assert!(error.contains("what to do: ") && error.contains("ulimit -f unlimited"), "{error}");
+        assert_eq!(bed.json(&["ps", "--all"]), json!({ "containers": [] }));
+
+        // Killed while its runtime takes its time.
+        let script = bed.path("slow");
+        std::fs::write(&script, "#!/bin/sh\ncase \"$*\" in *' run '*) sleep 3;; esac; exec runc \"$@\"\n")
+            .unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let args = ["run", "-d", "--runtime", text(&script), "app", "--", "sleep", "1000"];
+        let run = bed.start(&args);
+        eventually("it is recorded", || (bed.containers().len() == 1).then_some(()));
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).unwrap();
+        let supervisor = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(supervisor, Signal::KILL).unwrap();
+        let error = run.finish().check(1).stderr;
+        assert!(error.contains("ended by signal 9 before it reported"), "{error}");
+        assert!(error.contains("plywood ps --all"), "{error}");
+        assert_eq!(bed.json(&["ps", "--all"]), json!({ "containers": [] }));
     });
 }
 
@@ -234,7 +274,7 @@ fn root_a_detached_container_that_cannot_start_leaves_nothing() {
         // The runtime alone can find this out: a volume hides the command that the image has.
         let empty = bed.path("empty");
         std::fs::create_dir(&empty).unwrap();
-        let volume = format!("{}:/bin", super::layout::text(&empty));
+        let volume = format!("{}:/bin", text(&empty));
         let done = bed.plywood(&["run", "-d", "-n", "2", "-v", &volume, "app", "--", "/bin/sh"]).check(1);
         assert_eq!(done.stdout, "");
         assert_eq!(done.stderr.matches("no such file").count(), 2, "{}", done.stderr);
@@ -290,11 +330,11 @@ fn root_the_supervisor_has_the_callers_root() {
         let run = super::layout::owned(TarBuilder::new(), "bin/run", (0, 0), 0o755, script);
         let layout = TestImage::new().layer(run).write(&bed.path("layout"), "run");
         let plywood = |args: &[&str]| {
-            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_plywood"));
+            let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
             command.args(args).current_dir(bed.path("")).env("PLYWOOD_ROOT", bed.path("other"));
-            super::bed::start(command).finish().ok()
+            start(command).finish().ok()
         };
-        plywood(&["--root", "run", "import", super::layout::text(layout.path())]);
+        plywood(&["--root", "run", "import", text(layout.path())]);
         for args in [
             &["--root", "run", "run", "-d", "--name", "run", "run", "run", "-d", "--root", "x"][..],
             &["run", "--root=run", "-d", "--name=run", "run", "--", "run", "-d", "--root", "x"],
@@ -337,11 +377,11 @@ fn root_twenty_are_ended_at_once() {
              while [ $(ls {asked} | wc -l) -lt 20 ]; do\n\
              tries=$((tries + 1)); [ $tries -gt 100 ] && exit 9; sleep 0.3; done;;\n\
              esac\nexec runc \"$@\"\n",
-            asked = super::layout::text(&asked)
+            asked = text(&asked)
         );
         std::fs::write(&runtime, wait).unwrap();
         std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let flags = ["run", "-d", "-n", "20", "--runtime", super::layout::text(&runtime)];
+        let flags = ["run", "-d", "-n", "20", "--runtime", text(&runtime)];
         for ending in [&["stop", "--all", "--time", "0"][..], &["rm", "--all", "--force"]] {
             std::fs::create_dir(&asked).unwrap();
             bed.ok(&[&flags[..], &["app", "--", "sleep", "1000"]].concat());

@@ -13,15 +13,18 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::Signal;
+use signal_hook::consts::{SIGKILL, SIGXCPU, SIGXFSZ};
 
 use crate::args::SUPERVISE;
 use crate::context::Context;
 use crate::output;
-use crate::remedy::INTERRUPTED;
+use crate::remedy::{Advised, INTERRUPTED};
 
 use super::report::Report;
 
@@ -40,13 +43,33 @@ pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
     let Some((code, text)) = report.split_once('\n') else {
         let status = child.wait().context("waiting for the supervisor")?;
         output::text_out(&report)?;
+        if let Some(code) = status.code().and_then(|code| u8::try_from(code).ok()) {
+            return Ok(ExitCode::from(code));
+        }
         // One that is told to stop before it can listen is ended by the signal, and has done nothing yet.
-        let unheard =
-            if context.cancel.requested() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE };
-        return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(unheard, ExitCode::from));
+        if context.cancel.requested() {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        let signal = status.signal().unwrap_or(0);
+        return Err(Advised::new(
+            format!("the supervisor of the containers was ended by signal {signal} before it reported"),
+            died_of(signal),
+        )
+        .into());
     };
     output::text_out(text)?;
     Ok(code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// What may have sent that signal, and what to do about it.
+fn died_of(signal: i32) -> String {
+    let cause = match signal {
+        SIGXFSZ => "raise the limit on file sizes (`ulimit -f unlimited`, in a unit LimitFSIZE=infinity); ",
+        SIGXCPU => "raise the limit on CPU time (`ulimit -t unlimited`, in a unit LimitCPU=infinity); ",
+        SIGKILL => "see whether the kernel ended it for lack of memory (`dmesg`), or somebody by hand; ",
+        _ => "",
+    };
+    format!("{cause}`plywood ps --all` takes away what it left, and shows what there is; then try again")
 }
 
 /// Reads the report to its end; a request to stop is passed on to the supervisor, which then takes all back.
@@ -61,8 +84,11 @@ fn relay(context: &Context, child: &mut Child) -> anyhow::Result<String> {
         if context.cancel.requested() && !told {
             told = true;
             let pid = rustix::process::Pid::from_child(child);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-                .context("stopping the supervisor")?;
+            match rustix::process::kill_process(pid, Signal::TERM) {
+                // It has ended: how, its status says.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(errno) => return Err(errno).context("stopping the supervisor"),
+            }
         }
         std::thread::sleep(Duration::from_millis(2));
     }
