@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::manifest::{Descriptor, Index, MediaType};
+use crate::manifest::{Descriptor, Index};
 
 /// Operating system, architecture and variant, normalised. Displayed as `os/architecture[/variant]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,11 +186,6 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
         available.dedup();
         NoMatch { wanted: wanted.clone(), available }
     })
-}
-
-/// Whether an entry of an index leads to another index.
-pub fn is_nested(entry: &Descriptor) -> bool {
-    entry.kind().is_some_and(MediaType::is_index)
 }
 
 impl FromStr for Platform {

@@ -103,24 +103,6 @@ impl Reference {
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
-
-    /// The same repository by digest alone.
-    pub fn with_digest(&self, digest: Digest) -> Reference {
-        Reference { tag: None, digest: Some(digest), ..self.clone() }
-    }
-
-    /// As people write it: without the default registry and `library/`. Parses back to the same reference.
-    pub fn familiar(&self) -> String {
-        let full = self.to_string();
-        let Some(rest) = full.strip_prefix("docker.io/") else { return full };
-        for short in [rest.strip_prefix("library/"), Some(rest)].into_iter().flatten() {
-            // `docker.io/a.b/c` shortened would name the registry `a.b`.
-            if short.parse().as_ref() == Ok(self) {
-                return short.to_owned();
-            }
-        }
-        full
-    }
 }
 
 impl FromStr for Reference {

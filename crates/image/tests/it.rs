@@ -22,7 +22,11 @@ fn read_all(bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>, TarError> {
             .data()
             .read_to_end(&mut data)
             .map_err(|error| error.downcast::<TarError>().expect("a tar error"))?;
-        assert_eq!(data.len() as u64, header.stored_size());
+        let stored = match &header.sparse {
+            Some(map) => map.segments().iter().map(|segment| segment.length).sum(),
+            None => header.size,
+        };
+        assert_eq!(data.len() as u64, stored);
         entries.push((header, data));
     }
     Ok(entries)

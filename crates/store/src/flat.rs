@@ -170,11 +170,6 @@ impl Store {
         }
     }
 
-    /// Absolute path of a flat tree's directory.
-    pub fn flat_path(&self, id: FlatId) -> PathBuf {
-        self.root().path().join(format!("flat/{id}/fs"))
-    }
-
     /// Makes this process the only builder, if nobody built or builds the tree.
     fn claim(&self, pins: &Pins, chain_id: &ChainId, layers: &[LayerId]) -> Result<Claim, StateError> {
         self.db().write(Durability::Fast, |transaction| {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::digest::Digest;
+use crate::manifest::MediaType;
 
 fn index(platforms: &[Option<&str>]) -> Index {
     let entry = |(i, platform): (usize, &Option<&str>)| Descriptor {
@@ -88,7 +89,7 @@ fn entries_that_are_no_images_are_passed_over() {
     index.manifests[0].media_type = "application/vnd.in-toto+json".to_owned();
     index.manifests[1].media_type = MediaType::OciIndex.as_str().to_owned();
     let chosen = choose(&index, &"linux/amd64".parse().unwrap()).unwrap();
-    assert!(is_nested(chosen));
+    assert!(chosen.kind().is_some_and(MediaType::is_index));
 }
 
 #[test]

@@ -38,13 +38,6 @@ pub struct Header {
     pub offset: u64,
 }
 
-impl Header {
-    /// Bytes [`super::Reader::data`] will yield: less than `size` for a sparse file.
-    pub fn stored_size(&self) -> u64 {
-        self.sparse.as_ref().map_or(self.size, SparseMap::stored)
-    }
-}
-
 /// Kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EntryType {

@@ -25,11 +25,6 @@ impl SparseMap {
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
-
-    /// Bytes of data in the stream.
-    pub fn stored(&self) -> u64 {
-        self.stored
-    }
 }
 
 /// Collects a map, checking each segment as it comes.

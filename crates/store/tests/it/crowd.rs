@@ -10,7 +10,7 @@ use plywood_kernel::IdRange;
 use plywood_store::{BuildFlat, FlatOptions, NewLease, Store};
 
 use crate::crash;
-use crate::support::{child as start, digest, image, info, layer, listed, store};
+use crate::support::{child as start, digest, flat_path, image, info, layer, listed, store};
 
 /// Entry of the processes that other tests start.
 #[test]
@@ -108,7 +108,7 @@ fn pull(root: &Path) {
         let _ = store.remove_image_name(name, false);
         for (layer, file) in layers.iter().zip(["shared", name]) {
             assert_eq!(fs::read(store.layer_path(layer.id).join(file)).unwrap(), file.as_bytes());
-            assert_eq!(fs::read(store.flat_path(flat.id).join(file)).unwrap(), file.as_bytes());
+            assert_eq!(fs::read(flat_path(&store, flat.id).join(file)).unwrap(), file.as_bytes());
         }
         drop(pins);
     }

@@ -14,7 +14,7 @@ use plywood_store::{BuildFlat, Flat, FlatError, FlatOptions, Layer, LayerId, Pin
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps};
 
-use crate::support::{describe, digest, layer, listed, names, opaque, store, whiteout, xattr};
+use crate::support::{describe, digest, flat_path, layer, listed, names, opaque, store, whiteout, xattr};
 
 fn chain(name: &str) -> ChainId {
     ChainId(digest(name))
@@ -147,14 +147,14 @@ fn root_a_flat_tree_is_what_the_overlay_shows() {
         let flat = build(&store, &pins, &format!("{depth}"), layers);
         let (_mount, path) = overlay(&store, layers);
         let expected = describe(&path);
-        assert_eq!(describe(&store.flat_path(flat.id)), expected, "{depth} layers");
+        assert_eq!(describe(&flat_path(&store, flat.id)), expected, "{depth} layers");
         assert_eq!(flat.entries as usize, expected.len() - 1);
         assert_eq!(flat.copied_bytes, 0);
     }
     // Links, not copies.
     let low = fs::metadata(store.layer_path(layers[0].id).join("bin/su")).unwrap();
     let flat = store.find_flat(&chain("3")).unwrap().unwrap();
-    assert_eq!(fs::metadata(store.flat_path(flat.id).join("bin/su")).unwrap().ino(), low.ino());
+    assert_eq!(fs::metadata(flat_path(&store, flat.id).join("bin/su")).unwrap().ino(), low.ino());
 }
 
 /// The layers lie on another file system than the flat trees, so that every link is refused.
@@ -175,13 +175,13 @@ fn root_what_cannot_be_linked_is_copied_whole() {
         let layers = everything(&store, &pins);
         let flat = build(&store, &pins, "copied", &layers);
         let (_mount, path) = overlay(&store, &layers);
-        assert_eq!(describe(&store.flat_path(flat.id)), describe(&path));
+        assert_eq!(describe(&flat_path(&store, flat.id)), describe(&path));
         assert!(flat.copied_bytes > 0);
-        let tree = store.flat_path(flat.id);
+        let tree = flat_path(&store, flat.id);
         assert_eq!(fs::metadata(tree.join("sparse")).unwrap().blocks(), 0, "holes stay holes");
         let one = layers[..1].to_vec();
         let flat = build(&store, &pins, "linked", &one);
-        let tree = store.flat_path(flat.id);
+        let tree = flat_path(&store, flat.id);
         let ino = |name: &str| fs::metadata(tree.join(name)).unwrap().ino();
         assert_eq!(ino("etc/passwd"), ino("bin/passwd"), "hard links stay hard links");
     });
@@ -209,7 +209,7 @@ fn root_a_file_with_no_link_left_is_copied() {
     assert!(refused.is_some(), "this file system allows more links than ext4's 65,000");
     let flat = build(&store, &pins, "a", &[made]);
     assert_eq!(flat.copied_bytes, 4);
-    let copy = store.flat_path(flat.id).join("full");
+    let copy = flat_path(&store, flat.id).join("full");
     assert_eq!(fs::read(&copy).unwrap(), b"full");
     assert_eq!(fs::metadata(copy).unwrap().nlink(), 1);
 }
@@ -328,7 +328,7 @@ proptest! {
         let (_mount, path) = overlay(&store, &layers);
         let expected = describe(&path);
         let flat = build(&store, &pins, "random", &layers);
-        prop_assert_eq!(describe(&store.flat_path(flat.id)), &expected[..]);
+        prop_assert_eq!(describe(&flat_path(&store, flat.id)), &expected[..]);
 
         let tree = store.merged(&ids(&layers)).unwrap();
         let mut seen = 0;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use plywood_image::{ChainId, DiffId, Digest};
-use plywood_store::{Image, Layer, LayerInfo, NewImage, NewSnapshot, Pins, Snapshot, Store};
+use plywood_store::{FlatId, Image, Layer, LayerInfo, NewImage, NewSnapshot, Pins, Snapshot, Store};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 
@@ -82,6 +82,11 @@ pub(crate) fn snapshots(store: &Store, new: &[NewSnapshot]) -> Vec<Snapshot> {
         store.make_snapshot(snapshot.id, new).unwrap();
     }
     recorded
+}
+
+/// A flat tree's directory.
+pub(crate) fn flat_path(store: &Store, id: FlatId) -> PathBuf {
+    store.root().path().join(format!("flat/{id}/fs"))
 }
 
 /// Names in a directory of the state root, sorted.
