@@ -237,11 +237,19 @@ impl Store {
         })
     }
 
+    /// The row decides, not who asks: a commit that reports an error may still have taken effect.
     fn discard_flat(&self, id: FlatId) -> Result<(), StateError> {
+        let doomed = self.db().write(Durability::Fast, |transaction| {
+            let doom = "UPDATE flats SET state = 'doomed' WHERE id = ?1 AND state = 'building'";
+            Ok::<_, StateError>(transaction.prepare_cached(doom)?.execute([id.0])?)
+        })?;
+        if doomed == 0 {
+            return Ok(());
+        }
         trash::discard(self, self.root().flat(), &id.to_string())?;
         self.db().write(Durability::Fast, |transaction| {
             transaction
-                .prepare_cached("DELETE FROM flats WHERE id = ?1 AND state <> 'ready'")?
+                .prepare_cached("DELETE FROM flats WHERE id = ?1 AND state = 'doomed'")?
                 .execute([id.0])?;
             Ok(())
         })
@@ -262,4 +270,37 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Flat> {
         entries: unsigned(row, "entries")?,
         copied_bytes: unsigned(row, "copied_bytes")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::DIR_FLAGS;
+
+    /// The directory went before the row was asked, so a commit that took effect and still reported an error left a tree
+    /// that launches use without its files.
+    #[test]
+    fn a_tree_whose_commit_took_effect_is_not_discarded() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("root")).unwrap();
+        for (state, stays) in [("ready", true), ("building", false)] {
+            let id = store
+                .db()
+                .write(Durability::Fast, |transaction| {
+                    let owner = store.register(transaction)?;
+                    let owner = (state == "building").then_some(owner);
+                    transaction.execute(
+                        "INSERT INTO flats (state, owner, chain_id, entries, copied_bytes) VALUES (?1, ?2, ?1, 0, 0)",
+                        rusqlite::params![state, owner],
+                    )?;
+                    Ok::<_, StateError>(FlatId(transaction.last_insert_rowid()))
+                })
+                .unwrap();
+            store.make_numbered_dir(store.root().flat(), id.0).unwrap();
+            store.discard_flat(id).unwrap();
+            let opened =
+                rustix::fs::openat(store.root().flat(), id.to_string(), DIR_FLAGS, rustix::fs::Mode::empty());
+            assert_eq!(opened.is_ok(), stays, "{state}");
+        }
+    }
 }

@@ -179,11 +179,19 @@ impl Store {
             .on_file("openat", Path::new("layers").join(&name))?)
     }
 
+    /// The row decides, not who asks: a commit that reports an error may still have taken effect.
     fn discard_layer(&self, id: LayerId) -> Result<(), StateError> {
+        let doomed = self.db().write(Durability::Fast, |transaction| {
+            let doom = "UPDATE layers SET state = 'doomed' WHERE id = ?1 AND state = 'staging'";
+            Ok::<_, StateError>(transaction.prepare_cached(doom)?.execute([id.0])?)
+        })?;
+        if doomed == 0 {
+            return Ok(());
+        }
         trash::discard(self, self.root().layers(), &id.to_string())?;
         self.db().write(Durability::Fast, |transaction| {
             transaction
-                .prepare_cached("DELETE FROM layers WHERE id = ?1 AND state <> 'committed'")?
+                .prepare_cached("DELETE FROM layers WHERE id = ?1 AND state = 'doomed'")?
                 .execute([id.0])?;
             Ok(())
         })

@@ -61,3 +61,25 @@ fn staging_given_up_leaves_nothing() {
     assert!(listed(&store, "layers").is_empty());
     assert!(listed(&store, "trash").is_empty());
 }
+
+/// The directory went before the row was asked, so a commit that took effect and still reported an error (the disk was
+/// full for its last write, say) left a committed layer without its files.
+#[test]
+fn a_layer_whose_commit_took_effect_is_not_discarded() {
+    let (_scratch, store) = store();
+    let staging = store.new_layer_staging().unwrap();
+    let id = staging.id();
+    fs::write(staging.path().join("file"), "x").unwrap();
+    let connection = rusqlite::Connection::open(store.root().path().join("plywood.db")).unwrap();
+    let commit =
+        "UPDATE layers SET state = 'committed', owner = NULL, diff_id = ?2, chain_id = ?3, standalone = 1,
+                  size_bytes = 1, entries = 1, max_uid = 0, max_gid = 0, compressed = ?2 WHERE id = ?1";
+    let info = info("a");
+    let (diff_id, chain_id) = (info.diff_id.to_string(), info.chain_id.to_string());
+    let number: i64 = id.to_string().parse().unwrap();
+    assert_eq!(connection.execute(commit, rusqlite::params![number, diff_id, chain_id]).unwrap(), 1);
+    drop(staging);
+    assert_eq!(fs::read(store.layer_path(id).join("file")).unwrap(), b"x");
+    let found = store.pins().unwrap().find_layer(&info.diff_id, &info.chain_id).unwrap().unwrap();
+    assert_eq!(found.id, id);
+}
