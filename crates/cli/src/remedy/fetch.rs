@@ -13,6 +13,8 @@ const REBUILD: &str = "no image may hold that: build it again with a current bui
                        whoever built it; docs/state.md lists what layers may hold";
 const FORMATS: &str = "name a directory in the OCI image layout, or a tar file of one or of docker save; \
                        `skopeo copy docker://IMAGE oci:DIR:TAG` makes one";
+const LARGE_ATTRIBUTES: &str = "choose a state root by --root on a file system that holds large extended attributes: ext4 made with \
+                                -O ea_inode, xfs or btrfs; or build the image without them";
 /// Whatever of the state root can be given up.
 pub const FREE_SPACE: &str = "free space on the state root's file system: `plywood rmi IMAGE` and `plywood prune` remove \
                               what is not needed; or choose a state root elsewhere by --root";
@@ -73,6 +75,7 @@ fn of_unpack(error: &UnpackError) -> Option<String> {
         UnpackError::Rule(_) | UnpackError::LinkTarget { .. } | UnpackError::BelowNonDirectory { .. } => {
             REBUILD
         }
+        UnpackError::Attribute { .. } => LARGE_ATTRIBUTES,
         _ => return None,
     };
     Some(text.to_owned())
@@ -167,4 +170,34 @@ fn of_http(error: &HttpError) -> String {
         HttpErrorKind::Other => "check the registry's name and port, then try again",
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use plywood_image::layer::EntryPath;
+
+    use super::*;
+
+    /// ENOSPC from setting an attribute was answered with advice to free space.
+    #[test]
+    fn an_attribute_too_large_is_no_full_disk() {
+        let error = |unpack| {
+            let digest = Box::new(plywood_image::Digest::sha256(b""));
+            FetchError::Unpack { layer: 1, digest, source: Box::new(unpack) }
+        };
+        let (path, call) = (EntryPath::root(), "fsetxattr(fd, \"user.a\", 9000 bytes)".to_owned());
+        let full = || io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        let attribute = anyhow::Error::new(error(UnpackError::Attribute {
+            path: path.clone(),
+            call: call.clone(),
+            source: full(),
+        }));
+        let remedy = crate::remedy::remedy(&attribute).unwrap();
+        assert!(remedy.contains("ea_inode") && !remedy.contains("prune"), "{remedy}");
+        // A disk that is full stays one.
+        let entry = anyhow::Error::new(error(UnpackError::Entry { path, call, source: full() }));
+        assert_eq!(crate::remedy::remedy(&entry).unwrap(), FREE_SPACE);
+    }
 }

@@ -4,7 +4,8 @@
 //! times come last.
 //!
 //! Policy: `security.selinux` is dropped where the kernel does not take it (no SELinux, or labels managed by the
-//! mount); every other attribute that cannot be set is an error.
+//! mount); every other attribute that cannot be set is an error. One that is too large for the file system is told from
+//! a full disk, though the kernel answers ENOSPC to both.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -18,6 +19,9 @@ use rustix::io::Errno;
 use super::error::{OnEntry, UnpackError};
 
 const SELINUX: &str = "security.selinux";
+
+/// With more than this free, an attribute of at most 64 KiB was not refused for want of space.
+const FREE_FOR_ATTRIBUTES: u64 = 1 << 20;
 
 /// What a new file of this process looks like before anything is changed: spares needless calls.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +77,9 @@ pub(super) fn apply(
     for (name, value) in &meta.xattrs {
         let name = OsStr::from_bytes(name);
         let result = rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty());
-        allowed(name, result).on(path, format_args!("fsetxattr(fd, {name:?}, {} bytes)", value.len()))?;
+        allowed(name, result).map_err(|errno| {
+            refused(fd, path, format!("fsetxattr(fd, {name:?}, {} bytes)", value.len()), errno)
+        })?;
     }
     rustix::fs::futimens(fd, &timestamps(meta)).on(path, "futimens(fd)")
 }
@@ -105,8 +111,9 @@ pub(super) fn apply_at(
         for (name, value) in &meta.xattrs {
             let name = OsStr::from_bytes(name);
             let result = rustix::fs::lsetxattr(OsStr::from_bytes(&node), name, value, XattrFlags::empty());
-            allowed(name, result)
-                .on(path, format_args!("lsetxattr(path, {name:?}, {} bytes)", value.len()))?;
+            allowed(name, result).map_err(|errno| {
+                refused(dir, path, format!("lsetxattr(path, {name:?}, {} bytes)", value.len()), errno)
+            })?;
         }
     }
     rustix::fs::utimensat(dir, name, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
@@ -120,6 +127,21 @@ fn allowed(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<(
             Ok(())
         }
         other => other,
+    }
+}
+
+/// Why an attribute could not be set. ext4 without `ea_inode` answers ENOSPC to what does not fit in one block, tmpfs to
+/// what goes beyond its own limit, others E2BIG; only a disk that is full is a matter of free space.
+fn refused(on: impl AsFd, path: &EntryPath, call: String, errno: Errno) -> UnpackError {
+    let has_room = || {
+        let stat = rustix::fs::fstatvfs(on);
+        stat.is_ok_and(|stat| stat.f_bfree.saturating_mul(stat.f_frsize) > FREE_FOR_ATTRIBUTES)
+    };
+    let (path, source) = (path.clone(), errno.into());
+    match errno {
+        Errno::TOOBIG => UnpackError::Attribute { path, call, source },
+        Errno::NOSPC if has_room() => UnpackError::Attribute { path, call, source },
+        _ => UnpackError::Entry { path, call, source },
     }
 }
 

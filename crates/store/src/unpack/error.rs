@@ -45,6 +45,17 @@ pub enum UnpackError {
         #[source]
         source: io::Error,
     },
+    /// An extended attribute larger than the file system holds.
+    #[error("layer entry \"{path}\": {call}: the state root's file system cannot hold the attribute")]
+    Attribute {
+        /// The entry.
+        path: EntryPath,
+        /// The call that failed, as strace names it.
+        call: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A hard link to nothing.
     #[error(
         "layer entry \"{path}\": hard link target \"{target}\" is neither in this layer nor in those below"

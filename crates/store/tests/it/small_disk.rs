@@ -79,3 +79,29 @@ fn root_a_small_file_system_takes_what_fits_it() {
         fetch(store, &pins, &request).unwrap_or_else(|e| panic!("{kind}: {}", chain(&e)));
     });
 }
+
+/// The kernel answers ENOSPC to an attribute that ext4 cannot hold, and it was reported as a full disk.
+#[test]
+fn root_an_attribute_too_large_for_ext4_is_no_full_disk() {
+    on_small_disks(|kind, store| {
+        if kind != "ext4" {
+            return;
+        }
+        let pins = store.pins().unwrap();
+        let large = |tar: TarBuilder| tar.xattr("user.large", vec![b'x'; 9000]);
+        let tars = [
+            ("etc/file", large(TarBuilder::new()).file("etc/file", "x")),
+            ("etc", large(TarBuilder::new()).dir("etc", 0o755)),
+        ];
+        for (named, tar) in tars {
+            let layout = Layout::of("large", &[LayerBlob::gzip(&tar.finish())]);
+            let error = chain(&import(store, &pins, &layout).unwrap_err());
+            let expected = format!(
+                "layer entry \"{named}\": fsetxattr(fd, \"user.large\", 9000 bytes): the state root's file system \
+                 cannot hold the attribute: No space left"
+            );
+            assert!(error.contains(&expected), "{error}");
+            assert_untouched(store);
+        }
+    });
+}
