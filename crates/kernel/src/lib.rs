@@ -16,6 +16,7 @@ pub mod affinity;
 pub mod cputime;
 pub mod error;
 pub mod fscontext;
+pub mod heap;
 pub mod idmap;
 pub mod mount;
 pub mod mountns;
@@ -34,6 +35,7 @@ pub mod watch;
 
 pub use error::{Kind, Result, SyscallError};
 pub use fscontext::FsContext;
+pub use heap::return_free_memory;
 pub use idmap::{IdMap, IdMapping, IdRange};
 pub use mount::{MountAttrs, MountFd, UnmountFlags, unmount};
 pub use mountns::MountNs;
