@@ -31,6 +31,7 @@
 //!   [`Tracker::add_lower_link`].
 //! * **Modes** keep `07777`.
 
+mod names;
 mod path;
 mod rules;
 mod tracker;

@@ -34,9 +34,8 @@ pub const XATTR_NAME_BYTES: usize = 255;
 pub const XATTR_VALUE_BYTES: usize = 64 * 1024;
 /// Names and values of all extended attributes of one entry together.
 pub const XATTRS_BYTES: usize = 256 * 1024;
-/// Most data segments of one sparse file.
-pub const SPARSE_SEGMENTS: usize = 1_000_000;
-/// Most names in one layer, directories implied by deeper names included.
-pub const LAYER_NAMES: usize = 4_000_000;
-/// Bytes of all names in one layer together: what a [`crate::layer::Tracker`] may keep in memory.
-pub const LAYER_NAME_BYTES: usize = 256 * 1024 * 1024;
+/// Most data segments of one sparse file: 2 MiB of memory.
+pub const SPARSE_SEGMENTS: usize = 128 * 1024;
+/// What a [`crate::layer::Tracker`] may keep in memory of one layer: enough for 2,800,000 files, or 800,000 directories
+/// with short names.
+pub const LAYER_MEMORY_BYTES: usize = 132 * 1024 * 1024;

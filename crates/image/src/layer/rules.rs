@@ -204,13 +204,11 @@ pub enum LayerErrorKind {
     #[error("the layer has an earlier entry of this directory, with other attributes")]
     OtherAttributes,
     /// Beyond a limit on the whole layer.
-    #[error("the layer has more than {limit} {what}")]
-    TooMany {
-        /// Counted how.
-        what: &'static str,
-        /// The limit.
-        limit: usize,
-    },
+    #[error(
+        "the layer has more names, directories, marks and attributes of directories than {} MiB hold",
+        limits::LAYER_MEMORY_BYTES >> 20
+    )]
+    TooMuch,
 }
 
 impl LayerError {

@@ -390,3 +390,40 @@ fn type_bytes() {
         .collect();
     assert_eq!(types, [EntryType::File, EntryType::Directory, EntryType::Directory]);
 }
+
+/// Attributes of directories were kept to the end and counted nowhere: 256 KiB an entry.
+#[test]
+fn all_that_is_kept_is_charged() {
+    let meta = |size: usize| Meta {
+        xattrs: (0..4).map(|n| (format!("user.{n}").into_bytes().into(), vec![n; size].into())).collect(),
+        ..Meta::default()
+    };
+    let node = |path: EntryPath, meta: Meta| {
+        let kind = NodeKind::Directory;
+        DiffEntry::Node(Node { path, kind, meta })
+    };
+    let deep = |n: usize| path(&format!("{n}/{}", "d/".repeat(2000)));
+    let long = |n: usize| path(&format!("{n}/{}/{}", "a".repeat(250), "b".repeat(250)));
+    type Make<'a> = &'a dyn Fn(usize) -> DiffEntry;
+    let cases: [(&str, Make<'_>, usize); 5] = [
+        ("attributes", &|n| node(path(&n.to_string()), meta(64_000)), 600),
+        ("few attributes", &|n| node(path(&n.to_string()), meta(1)), 200_000),
+        ("parents", &|n| node(deep(n), Meta::default()), 40),
+        ("whiteouts", &|n| DiffEntry::Whiteout { path: long(n) }, 130_000),
+        ("opaque marks", &|n| DiffEntry::Opaque { dir: long(n) }, 130_000),
+    ];
+    for (what, entry, most) in cases {
+        let mut tracker = Tracker::new();
+        let refused = (0..most).find_map(|n| tracker.add(&entry(n)).err());
+        let error = refused.unwrap_or_else(|| panic!("{what}: {} bytes", tracker.memory()));
+        assert_eq!(*error.kind(), LayerErrorKind::TooMuch, "{what}");
+        assert!(error.to_string().contains("than 132 MiB hold"), "{error}");
+    }
+    // A directory named again takes nothing more.
+    let mut tracker = Tracker::new();
+    let again = node(path("a"), meta(100));
+    tracker.add(&again).unwrap();
+    let once = tracker.memory();
+    tracker.add(&again).unwrap();
+    assert_eq!(tracker.memory(), once);
+}

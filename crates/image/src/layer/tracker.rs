@@ -1,7 +1,6 @@
 //! All entries of one layer together: parents, duplicates, whiteouts.
 
-use std::collections::HashMap;
-
+use super::names::{self, Names, Seen};
 use super::path::EntryPath;
 use super::rules::{
     DiffEntry, LayerError, LayerErrorKind, Meta, Node, NodeKind, opaque_mark_of, whiteout_of,
@@ -12,27 +11,38 @@ use crate::limits;
 /// returned [`Step`] says; attributes of directories, whiteouts and opaque marks at the end, from [`Tracker::finish`],
 /// when everything stands and it is known which marks the layer's own nodes outweigh.
 ///
-/// Its memory is that of the layer's names, which [`limits`] bounds: whether a name comes a second time is told from
-/// the same table as whether its parents stand.
+/// Everything it keeps is charged against [`limits::LAYER_MEMORY_BYTES`]: a few bytes a name, the names and attributes of
+/// directories, the names of marks. Whether a name comes a second time is told from the same table as whether its
+/// parents stand.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    names: HashMap<EntryPath, Seen>,
-    name_bytes: usize,
+    names: Names,
+    directories: Vec<Directory>,
     /// Whiteouts and opaque marks, for the end.
     whiteouts: Vec<EntryPath>,
     opaque: Vec<EntryPath>,
+    /// Bytes charged.
+    memory: usize,
 }
 
-/// What stands at a name.
+/// A directory and the attributes of its entry, if it has one so far.
 #[derive(Debug)]
-enum Seen {
-    /// A directory without an entry of its own, so far.
-    Implied,
-    /// A directory and the attributes of its entry.
-    Directory(Box<Meta>),
-    /// Anything else, by its name for messages.
-    Other(&'static str),
+struct Directory {
+    path: EntryPath,
+    meta: Option<Box<Meta>>,
 }
+
+/// What the allocator needs for itself, about.
+const ALLOCATION: usize = 16;
+/// A directory beside its name and attributes. A vector may be half empty.
+const DIRECTORY: usize = 2 * size_of::<Directory>() + ALLOCATION;
+/// Attributes beside the extended ones.
+const META: usize = size_of::<Meta>() + ALLOCATION;
+/// The first node of a map of extended attributes, and what each adds beside its bytes.
+const XATTRS: usize = 11 * 2 * size_of::<Box<[u8]>>() + ALLOCATION;
+const XATTR: usize = 4 * size_of::<Box<[u8]>>() + 2 * ALLOCATION;
+/// A whiteout or an opaque mark beside its name, which may come twice into [`Marks`].
+const MARK: usize = 2 * (2 * size_of::<EntryPath>() + ALLOCATION);
 
 /// How to make an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +74,7 @@ pub struct Marks {
     /// mode, times and attributes are those of the directory below, if there is one and it is not `replaced`.
     pub implied: Vec<EntryPath>,
     /// All directories with an entry of their own, parents before children, and the attributes to give them.
-    pub directories: Vec<(EntryPath, Meta)>,
+    pub directories: Vec<(EntryPath, Box<Meta>)>,
 }
 
 impl Tracker {
@@ -84,7 +94,12 @@ impl Tracker {
 
     /// Whether a node, or an implied directory, stands at `path`.
     pub fn contains(&self, path: &EntryPath) -> bool {
-        path.is_root() || self.names.contains_key(path)
+        path.is_root() || self.names.get(path.as_bytes()).is_some()
+    }
+
+    /// Bytes of memory the layer's entries have taken so far, at most [`limits::LAYER_MEMORY_BYTES`].
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Takes a hard link into the layers below: both names will stand in this layer. Returns the implied directories to
@@ -96,11 +111,11 @@ impl Tracker {
     ) -> Result<Vec<EntryPath>, LayerError> {
         let mut parents = Vec::new();
         for (name, what) in [(target, "target of a hard link"), (path, "hard link")] {
-            if let Some(seen) = self.names.get(name) {
-                return Err(refusal(name, seen.refuses(&Seen::Other(what))));
+            if let Some(seen) = self.names.get(name.as_bytes()) {
+                return Err(refusal(name, self.refuses(seen, false)));
             }
             parents.extend(self.make_parents(name)?);
-            self.insert(name.clone(), Seen::Other(what))?;
+            self.insert(name, what)?;
         }
         Ok(parents)
     }
@@ -109,35 +124,37 @@ impl Tracker {
         let Node { path, kind, meta } = node;
         let refuse = |kind| Err(refusal(path, kind));
         if let NodeKind::HardLink { target } = kind {
-            match self.names.get(target) {
+            match self.names.get(target.as_bytes()) {
                 Some(Seen::Other(_)) => {}
-                Some(_) => {
+                Some(Seen::Directory(_)) => {
                     let target = target.clone();
                     return refuse(LayerErrorKind::LinkKind { target, what: "a directory" });
                 }
                 None => return refuse(LayerErrorKind::LinkTarget { target: target.clone() }),
             }
         }
-        let fresh = match kind {
-            NodeKind::Directory => Seen::Directory(Box::new(meta.clone())),
-            other => Seen::Other(other.name()),
-        };
-        match (self.names.get_mut(path), &fresh) {
-            // Builders repeat the directories above each file, and repeating changes nothing.
-            (Some(Seen::Directory(first)), Seen::Directory(again)) if first == again => Ok(Step::Stands),
-            (Some(seen @ Seen::Implied), Seen::Directory(_)) => {
-                *seen = fresh;
-                Ok(Step::Stands)
-            }
-            (Some(seen), _) => refuse(seen.refuses(&fresh)),
-            (None, _) if path.is_root() => {
-                self.insert(path.clone(), fresh)?;
-                Ok(Step::Stands)
-            }
-            (None, _) => {
+        let is_directory = matches!(kind, NodeKind::Directory);
+        match self.names.get(path.as_bytes()) {
+            Some(Seen::Directory(place)) if is_directory => match &self.directories[place].meta {
+                // Builders repeat the directories above each file, and repeating changes nothing.
+                Some(first) if **first == *meta => Ok(Step::Stands),
+                Some(_) => refuse(LayerErrorKind::OtherAttributes),
+                None => {
+                    self.charge(path, meta_bytes(meta))?;
+                    self.directories[place].meta = Some(Box::new(meta.clone()));
+                    Ok(Step::Stands)
+                }
+            },
+            Some(seen) => refuse(self.refuses(seen, is_directory)),
+            None => {
                 let parents = self.make_parents(path)?;
-                self.insert(path.clone(), fresh)?;
-                Ok(Step::Create { parents })
+                if is_directory {
+                    self.charge(path, meta_bytes(meta))?;
+                    self.insert_directory(path.clone(), Some(Box::new(meta.clone())))?;
+                } else {
+                    self.insert(path, kind.name())?;
+                }
+                Ok(if path.is_root() { Step::Stands } else { Step::Create { parents } })
             }
         }
     }
@@ -147,7 +164,8 @@ impl Tracker {
         path: &EntryPath,
         list: impl FnOnce(&mut Tracker) -> &mut Vec<EntryPath>,
     ) -> Result<Step, LayerError> {
-        self.charge(path)?;
+        // Both lists of marks, and the set of those that are opaque.
+        self.charge(path, 2 * path.as_bytes().len() + MARK)?;
         list(self).push(path.clone());
         Ok(Step::Later)
     }
@@ -164,35 +182,48 @@ impl Tracker {
                     let kind = LayerErrorKind::BelowNonDirectory { parent, kind };
                     return Err(refusal(path, kind));
                 }
-                Some(_) => break,
+                Some(Seen::Directory(_)) => break,
                 None => missing.push(EntryPath::from_normalised(at)),
             }
         }
         missing.reverse();
         for parent in &missing {
-            self.insert(parent.clone(), Seen::Implied)?;
+            self.insert_directory(parent.clone(), None)?;
         }
         Ok(missing)
     }
 
-    fn insert(&mut self, path: EntryPath, seen: Seen) -> Result<(), LayerError> {
-        self.charge(&path)?;
-        self.names.insert(path, seen);
+    fn insert(&mut self, path: &EntryPath, what: &'static str) -> Result<(), LayerError> {
+        self.charge(path, names::BYTES)?;
+        self.names.insert(path.as_bytes(), Seen::Other(what));
         Ok(())
     }
 
-    /// Accounts for a name kept in memory.
-    fn charge(&mut self, path: &EntryPath) -> Result<(), LayerError> {
-        let too_many = |what, limit| Err(refusal(path, LayerErrorKind::TooMany { what, limit }));
-        let count = self.names.len() + self.whiteouts.len() + self.opaque.len();
-        if count >= limits::LAYER_NAMES {
-            return too_many("names", limits::LAYER_NAMES);
-        }
-        self.name_bytes += path.as_bytes().len();
-        if self.name_bytes > limits::LAYER_NAME_BYTES {
-            return too_many("bytes of names", limits::LAYER_NAME_BYTES);
+    fn insert_directory(&mut self, path: EntryPath, meta: Option<Box<Meta>>) -> Result<(), LayerError> {
+        self.charge(&path, names::BYTES + path.as_bytes().len() + DIRECTORY)?;
+        self.names.insert(path.as_bytes(), Seen::Directory(self.directories.len()));
+        self.directories.push(Directory { path, meta });
+        Ok(())
+    }
+
+    /// Accounts for what is about to be kept of an entry.
+    fn charge(&mut self, path: &EntryPath, bytes: usize) -> Result<(), LayerError> {
+        self.memory += bytes;
+        if self.memory > limits::LAYER_MEMORY_BYTES {
+            return Err(refusal(path, LayerErrorKind::TooMuch));
         }
         Ok(())
+    }
+
+    /// Why nothing else can come after what stands at a name.
+    fn refuses(&self, seen: Seen, is_directory: bool) -> LayerErrorKind {
+        match seen {
+            Seen::Directory(place) if self.directories[place].meta.is_none() && !is_directory => {
+                LayerErrorKind::ReplacesDirectory
+            }
+            Seen::Directory(_) => LayerErrorKind::Duplicate { earlier: NodeKind::Directory.name() },
+            Seen::Other(earlier) => LayerErrorKind::Duplicate { earlier },
+        }
     }
 
     /// The layer is complete: what remains to be marked.
@@ -207,7 +238,7 @@ impl Tracker {
             if dir.is_root() {
                 continue;
             }
-            match self.names.get(dir) {
+            match self.names.get(dir.as_bytes()) {
                 Some(Seen::Other(kind)) => {
                     let kind = LayerErrorKind::BelowNonDirectory { parent: dir.clone(), kind };
                     return Err(refusal(dir, kind));
@@ -215,19 +246,19 @@ impl Tracker {
                 Some(_) => {}
                 None => {
                     marks.parents.extend(self.make_parents(dir)?);
-                    self.insert(dir.clone(), Seen::Implied)?;
+                    self.insert_directory(dir.clone(), None)?;
                     marks.parents.push(dir.clone());
                 }
             }
         }
         for path in &whiteouts {
-            if !self.names.contains_key(path) {
+            if self.names.get(path.as_bytes()).is_none() {
                 marks.parents.extend(self.make_parents(path)?);
             }
         }
         // Only now are all directories known, those implied by other marks included.
-        whiteouts.retain(|path| match self.names.get(path) {
-            Some(Seen::Implied | Seen::Directory(_)) => {
+        whiteouts.retain(|path| match self.names.get(path.as_bytes()) {
+            Some(Seen::Directory(_)) => {
                 opaque.push(path.clone());
                 marks.replaced.push(path.clone());
                 false
@@ -239,33 +270,27 @@ impl Tracker {
         opaque.sort_unstable();
         opaque.dedup();
         marks.parents.sort_unstable();
-        if !self.names.contains_key(&EntryPath::root()) {
+        if self.names.get(EntryPath::root().as_bytes()).is_none() {
             marks.implied.push(EntryPath::root());
         }
-        for (path, seen) in self.names {
-            match seen {
-                Seen::Implied => marks.implied.push(path),
-                Seen::Directory(meta) => marks.directories.push((path, *meta)),
-                Seen::Other(_) => {}
+        // What follows takes no more than this gives back.
+        drop(std::mem::take(&mut self.names));
+        for Directory { path, meta } in self.directories {
+            match meta {
+                None => marks.implied.push(path),
+                Some(meta) => marks.directories.push((path, meta)),
             }
         }
-        // Not the table's own order: it differs from run to run.
         marks.implied.sort_unstable();
         marks.directories.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Marks { whiteouts, opaque, ..marks })
     }
 }
 
-impl Seen {
-    /// Why `fresh` cannot come after what stands here.
-    fn refuses(&self, fresh: &Seen) -> LayerErrorKind {
-        match (self, fresh) {
-            (Seen::Directory(_), Seen::Directory(_)) => LayerErrorKind::OtherAttributes,
-            (Seen::Directory(_), _) => LayerErrorKind::Duplicate { earlier: NodeKind::Directory.name() },
-            (Seen::Implied, _) => LayerErrorKind::ReplacesDirectory,
-            (Seen::Other(earlier), _) => LayerErrorKind::Duplicate { earlier },
-        }
-    }
+/// What keeping these attributes takes.
+fn meta_bytes(meta: &Meta) -> usize {
+    let attributes: usize = meta.xattrs.iter().map(|(name, value)| XATTR + name.len() + value.len()).sum();
+    META + if meta.xattrs.is_empty() { 0 } else { XATTRS } + attributes
 }
 
 fn refusal(path: &EntryPath, kind: LayerErrorKind) -> LayerError {
