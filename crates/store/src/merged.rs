@@ -158,6 +158,17 @@ impl MergedTree {
         }
     }
 
+    /// How many layers there are.
+    pub(crate) fn layer_count(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Opens the root directory of one layer; `index` counts from the top.
+    pub(crate) fn open_layer(&self, index: usize) -> Result<OwnedFd, MergedError> {
+        let path = &self.layers[index];
+        Ok(self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).on_file("openat2", path)?)
+    }
+
     fn walk(&self, path: &Path, follow_last: bool) -> Result<Option<Found>, MergedError> {
         let Some(root) = self.root()? else { return Ok(None) };
         let mut stack = vec![root];

@@ -71,7 +71,7 @@ pub struct FetchRequest {
     pub platform: Platform,
     /// Blobs downloaded at once.
     pub downloads: usize,
-    /// Layers unpacked at once. Each takes a thread and a half.
+    /// Layers unpacked at once, at most 4. Each takes a thread and a half.
     pub unpackers: usize,
     /// Bounds on what layers unpack to.
     pub limits: UnpackLimits,

@@ -29,12 +29,14 @@ mod attributes;
 pub(crate) mod decompress;
 mod dirs;
 mod error;
+mod memory;
 mod redirect;
 mod room;
 mod settle;
 mod stream;
 mod verify;
 mod writer;
+mod zstd_frames;
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;
@@ -45,6 +47,8 @@ use plywood_image::tar::Reader;
 
 pub use decompress::Compression;
 pub use error::UnpackError;
+pub(crate) use memory::Memory;
+pub use memory::MemoryError;
 pub(crate) use redirect::Below;
 pub(crate) use room::Room;
 pub use room::{RoomError, UnpackLimits};
@@ -67,15 +71,17 @@ pub(crate) fn unpack(
     staging: BorrowedFd<'_>,
     below: Option<&Below<'_>>,
     limits: &UnpackLimits,
+    memory: &Memory,
     cancel: &Cancel,
 ) -> Result<Unpacked, UnpackError> {
+    let share = memory.share(cancel)?;
     let room = limits.room(staging).on(&EntryPath::root(), "fstatvfs(layer)")?;
     std::thread::scope(|scope| {
-        let stream = Stream::start(scope, blob, diff_id.0.algorithm(), room, cancel.clone())
+        let stream = Stream::start(scope, blob, diff_id.0.algorithm(), room, share.clone(), cancel.clone())
             .map_err(UnpackError::Thread)?;
         let failure = stream.failure();
         let mut reader = Reader::new(stream);
-        let mut writer = Writer::new(staging);
+        let mut writer = Writer::new(staging, &share);
         while let Some(header) = reader.next_entry().map_err(|e| failure.or(|| UnpackError::Tar(e)))? {
             let Some(mut entry) = classify(header).map_err(UnpackError::Rule)? else { continue };
             if let Some(below) = below {

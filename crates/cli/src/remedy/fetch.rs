@@ -69,6 +69,10 @@ fn of_unpack(error: &UnpackError) -> Option<String> {
     let text = match error {
         UnpackError::Room(RoomError::DiskFull { .. }) => FREE_SPACE,
         UnpackError::Room(_) => "if the image is what you think it is, build it again with smaller layers",
+        UnpackError::Memory(_) => {
+            "if the image is what you think it is, build it again with smaller layers, compressed by gzip or by zstd without \
+             --long and --ultra"
+        }
         // A file that cannot be read says so itself.
         UnpackError::Stream(io) if io.raw_os_error().is_some() => return None,
         UnpackError::Stream(_) | UnpackError::Tar(_) | UnpackError::DiffId { .. } => AGAIN,

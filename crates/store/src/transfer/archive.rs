@@ -17,7 +17,7 @@ use super::Cancel;
 use super::section::Section;
 use super::stoppable::{self, Patient, Stoppable};
 use crate::unpack::decompress::{Compression, Decoder};
-use crate::unpack::{Room, RoomError};
+use crate::unpack::{Memory, Room, RoomError};
 
 /// An image archive has a few members a layer.
 const MAX_MEMBERS: usize = 100_000;
@@ -153,7 +153,9 @@ fn spooled(
     let file =
         rustix::fs::openat(CWD, spool, flags, Mode::RUSR | Mode::WUSR).map_err(|e| write_failed(e.into()))?;
     let mut file = File::from(file);
-    let mut decoder = Decoder::new(Patient::new(source, stop)).map_err(read_failed)?;
+    // No layer is unpacked yet.
+    let share = Memory::default().share(stop).map_err(|e| read_failed(io::Error::other(e)))?;
+    let mut decoder = Decoder::new(Patient::new(source, stop), share).map_err(read_failed)?;
     let mut buffer = vec![0; COPY_BUFFER];
     let mut total = 0;
     loop {

@@ -26,7 +26,7 @@ use crate::Store;
 use crate::layers::{Layer, LayerId, LayerInfo, LayerStaging};
 use crate::merged::MergedTree;
 use crate::pins::Pins;
-use crate::unpack::{self, Below, Lower, Settled, Unpacked};
+use crate::unpack::{self, Below, Lower, Memory, Settled, Unpacked};
 use blob::Blob;
 
 /// One layer of the image.
@@ -59,6 +59,7 @@ struct Shared<'a> {
     request: &'a FetchRequest,
     jobs: Vec<Job>,
     progress: Progress<'a>,
+    memory: Memory,
     stop: &'a Cancel,
 }
 
@@ -92,7 +93,7 @@ pub(super) fn run(
         }
     }
     let downloaded: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-    let shared = Shared { store, provider, request, jobs, progress, stop };
+    let shared = Shared { store, provider, request, jobs, progress, memory: Memory::default(), stop };
     let result = std::thread::scope(|scope| {
         let outcome = shared.start(scope, blobs).and_then(|results| shared.collect(&results));
         if outcome.is_err() {
@@ -189,8 +190,9 @@ impl<'a> Shared<'a> {
         loop {
             let staging = self.store.new_layer_staging()?;
             let reader = blob.reader(self, job)?;
+            let (limits, memory) = (&self.request.limits, &self.memory);
             let unpacked =
-                unpack::unpack(reader, &job.diff_id, staging.as_fd(), below, &self.request.limits, self.stop);
+                unpack::unpack(reader, &job.diff_id, staging.as_fd(), below, limits, memory, self.stop);
             match unpacked {
                 Ok(unpacked) => return Ok(Staged { staging, unpacked }),
                 Err(error) => {

@@ -5,17 +5,18 @@
 //! gzip may have several members, zstd several frames. What follows them is an error, as is an early end.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use flate2::bufread::GzDecoder;
+
+use super::memory::{MemoryError, Share};
+use super::zstd_frames::Frames;
 
 /// Compressed bytes are read in pieces of this size.
 const INPUT_BUFFER: usize = 256 << 10;
 
-/// Largest zstd window, as a power of two: 128 MiB, what `zstd --ultra -22` writes at most without `--long`.
-const ZSTD_WINDOW_LOG: u32 = 27;
-
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+pub(super) const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// How a blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,10 +32,9 @@ pub enum Compression {
 impl Compression {
     /// By the first bytes of a blob. zstd's skippable frames count as zstd.
     pub fn of(start: &[u8]) -> Self {
-        let skippable = start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18];
         if start.starts_with(GZIP_MAGIC) {
             Self::Gzip
-        } else if start.starts_with(ZSTD_MAGIC) || skippable {
+        } else if start.starts_with(ZSTD_MAGIC) || is_skippable(start) {
             Self::Zstd
         } else {
             Self::None
@@ -42,19 +42,24 @@ impl Compression {
     }
 }
 
+/// Whether this is the beginning of a frame of zstd that holds no data.
+pub(super) fn is_skippable(start: &[u8]) -> bool {
+    start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18]
+}
+
 /// The uncompressed stream. Its errors say which format is damaged.
-pub(crate) enum Decoder<'a, R: Read> {
+pub(crate) enum Decoder<R: Read> {
     None(BufReader<Prefixed<R>>),
     Gzip(Box<Members<BufReader<Prefixed<R>>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'a, BufReader<Prefixed<R>>>>),
+    Zstd(Box<Frames<BufReader<Prefixed<R>>>>),
 }
 
 /// A reader put back together with the bytes already taken from it.
 pub(crate) type Prefixed<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
 
-impl<R: Read> Decoder<'_, R> {
-    /// Looks at the first bytes of `blob`.
-    pub(crate) fn new(mut blob: R) -> io::Result<Self> {
+impl<R: Read> Decoder<R> {
+    /// Looks at the first bytes of `blob`. What it needs beside buffers is claimed of `share`.
+    pub(crate) fn new(mut blob: R, share: Arc<Share>) -> io::Result<Self> {
         let mut start = Vec::with_capacity(4);
         blob.by_ref().take(4).read_to_end(&mut start)?;
         let compression = Compression::of(&start);
@@ -62,16 +67,12 @@ impl<R: Read> Decoder<'_, R> {
         Ok(match compression {
             Compression::None => Self::None(input),
             Compression::Gzip => Self::Gzip(Box::new(Members::new(input))),
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Self::Zstd(Box::new(decoder))
-            }
+            Compression::Zstd => Self::Zstd(Box::new(Frames::new(input, share)?)),
         })
     }
 }
 
-impl<R: Read> Read for Decoder<'_, R> {
+impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::None(reader) => reader.read(buffer),
@@ -139,16 +140,13 @@ impl<R: BufRead> Read for Members<R> {
 /// Something else follows the compressed stream.
 #[derive(Debug, thiserror::Error)]
 #[error("bytes that are no {0} follow the end of the {0} stream")]
-struct TrailingBytes(&'static str);
-
-/// What libzstd says of bytes that are the beginning of no frame. Those at the start of the blob are one.
-const NO_FRAME: &str = "Unknown frame descriptor";
+pub(super) struct TrailingBytes(pub(super) &'static str);
 
 /// Errors of the blob underneath carry a system error number or an error of ours and stay as they are.
 fn damaged(format: &'static str, error: io::Error) -> io::Error {
-    let of_ours = error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<super::verify::BlobMismatch>() || inner.is::<TrailingBytes>());
+    let of_ours = error.get_ref().is_some_and(|inner| {
+        inner.is::<super::verify::BlobMismatch>() || inner.is::<TrailingBytes>() || inner.is::<MemoryError>()
+    });
     if of_ours || error.raw_os_error().is_some() {
         return error;
     }
@@ -157,7 +155,6 @@ fn damaged(format: &'static str, error: io::Error) -> io::Error {
         io::ErrorKind::UnexpectedEof => {
             io::Error::new(error.kind(), format!("the {format} stream is truncated"))
         }
-        _ if text.contains(NO_FRAME) => io::Error::new(io::ErrorKind::InvalidData, TrailingBytes(format)),
         _ => io::Error::new(error.kind(), format!("the {format} stream is damaged: {text}")),
     }
 }
@@ -167,6 +164,9 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::transfer::Cancel;
+    use crate::unpack::memory::Memory;
+    use crate::unpack::zstd_frames::WINDOW_LOG;
 
     fn gzip(data: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -180,7 +180,8 @@ mod tests {
 
     fn decode(blob: &[u8]) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        Decoder::new(blob)?.read_to_end(&mut out)?;
+        let share = Memory::default().share(&Cancel::new()).unwrap();
+        Decoder::new(blob, share)?.read_to_end(&mut out)?;
         Ok(out)
     }
 
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn a_window_beyond_the_limit_is_refused() {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-        encoder.window_log(ZSTD_WINDOW_LOG + 1).unwrap();
+        encoder.window_log(WINDOW_LOG + 1).unwrap();
         encoder.write_all(&[0; 1000]).unwrap();
         // Flushed before the end is known, so that the frame declares its whole window.
         encoder.flush().unwrap();

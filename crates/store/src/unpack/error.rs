@@ -7,6 +7,7 @@ use plywood_image::DiffId;
 use plywood_image::layer::{EntryPath, LayerError};
 use plywood_image::tar::TarError;
 
+use super::memory::MemoryError;
 use super::room::RoomError;
 use crate::merged::MergedError;
 
@@ -23,6 +24,9 @@ pub enum UnpackError {
     /// More than is accepted, or than there is room for.
     #[error("the layer is too large")]
     Room(#[source] RoomError),
+    /// More than is kept in memory of a layer.
+    #[error("the layer needs too much memory")]
+    Memory(#[source] MemoryError),
     /// An entry that must not be in a layer.
     #[error("the layer cannot be accepted")]
     Rule(#[source] LayerError),
@@ -88,7 +92,24 @@ pub enum UnpackError {
 impl UnpackError {
     /// Whether the fault may lie in the blob's bytes rather than in this machine.
     pub(crate) fn blames_blob(&self) -> bool {
-        matches!(self, Self::Stream(_) | Self::Room(_) | Self::Tar(_) | Self::Rule(_) | Self::DiffId { .. })
+        matches!(
+            self,
+            Self::Stream(_)
+                | Self::Room(_)
+                | Self::Memory(_)
+                | Self::Tar(_)
+                | Self::Rule(_)
+                | Self::DiffId { .. }
+        )
+    }
+}
+
+impl From<MemoryError> for UnpackError {
+    fn from(error: MemoryError) -> UnpackError {
+        match error {
+            MemoryError::Cancelled => UnpackError::Cancelled,
+            error => UnpackError::Memory(error),
+        }
     }
 }
 

@@ -8,13 +8,14 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use plywood_image::layer::{EntryPath, Marks, Meta};
 use plywood_image::tar::{Timestamp, Xattrs};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::attributes::{self, Defaults};
@@ -72,13 +73,13 @@ pub(crate) fn settle(
     let opaque: HashSet<EntryPath> = marks.opaque.iter().cloned().collect();
     let mut settling = Settling { dirs: Dirs::new(staging), below, opaque: &opaque, counts: *counts };
     let replaced: HashSet<&EntryPath> = marks.replaced.iter().collect();
-    let mut implied = Vec::with_capacity(marks.implied.len());
-    for path in &marks.implied {
-        let found = match opaque.contains(path) && !replaced.contains(path) {
-            true => settling.look_beside_mark(path)?,
-            false => settling.look(path)?,
+    let implied =
+        |settling: &Settling<'_>, path: &EntryPath| match opaque.contains(path) && !replaced.contains(path) {
+            true => settling.look_beside_mark(path),
+            false => settling.look(path),
         };
-        match found {
+    for path in &marks.implied {
+        match implied(&settling, path)? {
             Some(dir) if dir.file_type() == FileType::Symlink => {
                 return Ok(Settled::Redirected { opaque, path: path.clone() });
             }
@@ -86,9 +87,8 @@ pub(crate) fn settle(
                 let kind = kind_name(dir.file_type());
                 return Err(UnpackError::BelowNonDirectory { path: path.clone(), kind });
             }
-            // Not kept open: there may be more of them than descriptors.
-            Some(dir) => implied.push(meta_of(&dir, path)?),
-            None => implied.push(default_directory()),
+            // Neither kept open, there may be more of them than descriptors, nor its attributes kept, which may be large.
+            Some(_) | None => {}
         }
     }
     for path in &marks.whiteouts {
@@ -102,7 +102,11 @@ pub(crate) fn settle(
     }
     // Last, because all of the above changes their times.
     let mut plain_root = true;
-    for (path, meta) in marks.implied.iter().zip(implied) {
+    for path in &marks.implied {
+        let meta = match implied(&settling, path)? {
+            Some(dir) => meta_of(&dir, path)?,
+            None => default_directory(),
+        };
         if path.is_root() {
             plain_root = (meta.uid, meta.gid, meta.mode) == (0, 0, 0o755) && meta.xattrs.is_empty();
         }
@@ -176,23 +180,41 @@ impl Settling<'_> {
     fn empty_root(&mut self) -> Result<(), UnpackError> {
         let root = EntryPath::root();
         let Some(below) = self.below else { return Ok(()) };
-        let names = below.tree.read_dir("").map_err(UnpackError::Below)?.unwrap_or_default();
         let dir = self.dirs.get(&root)?;
-        for entry in names {
-            let Ok(path) = EntryPath::new(entry.name.as_bytes()) else { continue };
-            match rustix::fs::statat(&dir, &entry.name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => {
-                    keeping_times(&dir, &root, || writer::whiteout(&mut self.dirs, &path))?;
-                    self.counts.entries += 1;
+        // Name by name: there may be millions of them.
+        for layer in 0..below.tree.layer_count() {
+            let layer = below.tree.open_layer(layer).map_err(UnpackError::Below)?;
+            let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
+            let mut names = RawDir::new(&layer, &mut buffer);
+            while let Some(entry) = names.next() {
+                let entry = entry.on(&root, "getdents64(lower root)")?;
+                // Neither "." nor ".." is one.
+                let Ok(path) = EntryPath::new(entry.file_name().to_bytes()) else { continue };
+                if !path.is_root() {
+                    self.hide(below, &dir, &path)?;
                 }
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                    writer::opaque(self.dirs.get(&path)?, &path)?;
-                }
-                Ok(_) => {}
-                Err(errno) => return Err(errno).on(&path, format_args!("fstatat(dir, {:?})", entry.name)),
             }
         }
         Ok(())
+    }
+
+    /// Hides what the layers below have at a name in the root.
+    fn hide(&mut self, below: &Lower, dir: &OwnedFd, path: &EntryPath) -> Result<(), UnpackError> {
+        let name = path.file_name().unwrap_or_default();
+        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {
+                if Self::at(below, path)?.is_some() {
+                    keeping_times(dir, &EntryPath::root(), || writer::whiteout(&mut self.dirs, path))?;
+                    self.counts.entries += 1;
+                }
+                Ok(())
+            }
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                writer::opaque(self.dirs.get(path)?, path)
+            }
+            Ok(_) => Ok(()),
+            Err(errno) => Err(errno).on(path, format_args!("fstatat(dir, {name:?})")),
+        }
     }
 
     fn link(&mut self, link: &LowerLink) -> Result<(), UnpackError> {

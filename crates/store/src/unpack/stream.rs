@@ -5,12 +5,13 @@
 //!    ^                                          │
 //!    └───────────── empty buffers ──────────────┘
 //! ```
-//! Memory is bounded by the number of buffers: they go round, and a full channel stops who fills it. A side that
-//! gives up closes its channel, which ends the others.
+//! Memory is bounded by the number of buffers, which go round, and the layer's [`Share`]. A full channel stops who fills
+//! it; a side that gives up closes its channel, which ends the others.
 
 use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
@@ -19,6 +20,7 @@ use plywood_image::digest::{Algorithm, Hasher};
 
 use super::decompress::Decoder;
 use super::error::UnpackError;
+use super::memory::{MemoryError, Share};
 use super::room::Room;
 use crate::transfer::Cancel;
 
@@ -66,6 +68,7 @@ impl<'scope> Stream<'scope> {
         blob: R,
         algorithm: Algorithm,
         room: Room<'scope>,
+        share: Arc<Share>,
         cancel: Cancel,
     ) -> io::Result<Self> {
         let (inflated, to_hash) = sync_channel(BUFFERS);
@@ -75,7 +78,7 @@ impl<'scope> Stream<'scope> {
             // The receiver is right here.
             let _ = empty.send(vec![0; BUFFER]);
         }
-        let inflate = move || inflate(blob, &inflated, &recycled);
+        let inflate = move || inflate(blob, share, &inflated, &recycled);
         Builder::new().name("inflate".into()).spawn_scoped(scope, inflate)?;
         let hash = move || hash(&to_hash, &hashed, algorithm);
         let hasher = Builder::new().name("diff-id".into()).spawn_scoped(scope, hash)?;
@@ -109,7 +112,7 @@ impl<'scope> Stream<'scope> {
         }
         match self.filled.recv() {
             Ok(filled) => {
-                self.current = filled.map_err(UnpackError::Stream)?;
+                self.current = filled.map_err(from_inflating)?;
                 self.total += self.current.1 as u64;
                 self.room.check(self.total).map_err(UnpackError::Room)?;
                 Ok(true)
@@ -139,9 +142,21 @@ impl Read for Stream<'_> {
     }
 }
 
-fn inflate(blob: impl Read, out: &SyncSender<io::Result<Filled>>, recycled: &Receiver<Vec<u8>>) {
+fn from_inflating(error: io::Error) -> UnpackError {
+    match error.downcast::<MemoryError>() {
+        Ok(error) => error.into(),
+        Err(error) => UnpackError::Stream(error),
+    }
+}
+
+fn inflate(
+    blob: impl Read,
+    share: Arc<Share>,
+    out: &SyncSender<io::Result<Filled>>,
+    recycled: &Receiver<Vec<u8>>,
+) {
     let work = || -> io::Result<()> {
-        let mut decoder = Decoder::new(blob)?;
+        let mut decoder = Decoder::new(blob, share)?;
         // No buffer comes back any more: the writer gave up.
         while let Ok(mut buffer) = recycled.recv() {
             let length = fill(&mut decoder, &mut buffer)?;

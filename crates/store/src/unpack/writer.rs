@@ -1,7 +1,8 @@
 //! Entries to files.
 //!
-//! What stands where is decided by [`Tracker`]; this makes it, and never removes anything: no name comes twice. Directories get their owner, mode, attributes and
-//! times when everything below them stands: until then they are plain, so that neither a set-group-id bit nor a
+//! What stands where is decided by [`Tracker`]; this makes it, and never removes anything: no name comes twice. What is
+//! kept until the end of the layer is claimed of its [`Share`]. Directories get their owner, mode, attributes and times
+//! when everything below them stands: until then they are plain, so that neither a set-group-id bit nor a
 //! default ACL of the image changes what is made inside, and making it does not change their times.
 
 use std::io::{self, BufRead as _, Read, Seek as _, SeekFrom, Write as _};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use super::attributes::{self, Defaults};
 use super::dirs::Dirs;
 use super::error::{OnEntry, UnpackError};
+use super::memory::Share;
 use super::stream::Failure;
 
 pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
@@ -26,7 +28,20 @@ pub(super) struct Writer<'a> {
     links: Vec<LowerLink>,
     defaults: Defaults,
     counts: Counts,
+    share: &'a Share,
+    /// Bytes of `links`.
+    link_bytes: usize,
+    /// Bytes claimed so far.
+    claimed: usize,
 }
+
+/// Memory is claimed in pieces of this size.
+const CLAIM: usize = 1 << 20;
+
+/// A hard link into lower layers beside its names: a vector may be half empty, and names are allocated apart.
+const LINK: usize = 2 * size_of::<LowerLink>() + 32;
+/// A name left for settling beside its bytes.
+const MARK: usize = 2 * size_of::<EntryPath>() + 16;
 
 /// A hard link into the layers below: made when those are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,14 +67,28 @@ impl Counts {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>) -> Self {
+    pub(super) fn new(root: BorrowedFd<'a>, share: &'a Share) -> Self {
         Self {
             dirs: Dirs::new(root),
             tracker: Tracker::new(),
             links: Vec::new(),
             defaults: Defaults::of_this_process(),
             counts: Counts::default(),
+            share,
+            link_bytes: 0,
+            claimed: 0,
         }
+    }
+
+    /// Claims what the layer's entries took since the last time.
+    fn claim(&mut self) -> Result<(), UnpackError> {
+        let used = self.tracker.memory() + self.link_bytes;
+        if used > self.claimed {
+            let piece = (used - self.claimed).next_multiple_of(CLAIM);
+            self.share.claim(piece)?;
+            self.claimed += piece;
+        }
+        Ok(())
     }
 
     /// Whether this layer has made something at `path`.
@@ -79,9 +108,11 @@ impl<'a> Writer<'a> {
             && !self.tracker.contains(target)
         {
             let target = target.clone();
-            return self.link_below(node, target);
+            self.link_below(node, target)?;
+            return self.claim();
         }
         let step = self.tracker.add(&entry).map_err(UnpackError::Rule)?;
+        self.claim()?;
         let DiffEntry::Node(node) = entry else { return Ok(()) };
         self.counts.owner(node.meta.uid, node.meta.gid);
         // Only a directory stands already.
@@ -169,8 +200,8 @@ impl<'a> Writer<'a> {
             true => Ok(()),
             // The target is itself a link into the layers below.
             false => {
-                self.links.push(LowerLink { path: path.clone(), target: target.clone() });
-                Ok(())
+                self.link_later(path.clone(), target.clone());
+                self.claim()
             }
         }
     }
@@ -182,14 +213,25 @@ impl<'a> Writer<'a> {
         let parents = self.tracker.add_lower_link(&node.path, &target).map_err(UnpackError::Rule)?;
         self.make_parents(&parents)?;
         self.counts.entries += 2;
-        self.links.push(LowerLink { path: node.path.clone(), target });
+        self.link_later(node.path.clone(), target);
         Ok(())
+    }
+
+    fn link_later(&mut self, path: EntryPath, target: EntryPath) {
+        self.link_bytes += LINK + path.as_bytes().len() + target.as_bytes().len();
+        self.links.push(LowerLink { path, target });
     }
 
     /// The archive is complete: whiteouts, opaque marks, and the attributes of directories.
     pub(super) fn finish(mut self) -> Result<(Marks, Vec<LowerLink>, Counts), UnpackError> {
         let mut marks = std::mem::take(&mut self.tracker).finish().map_err(UnpackError::Rule)?;
-        self.make_parents(&marks.parents)?;
+        // Made, and among those that are implied.
+        self.make_parents(&std::mem::take(&mut marks.parents))?;
+        let lists = [&marks.whiteouts, &marks.opaque, &marks.replaced, &marks.implied];
+        // Of opaque directories a set is made.
+        let names = lists.into_iter().chain([&marks.opaque]).flatten();
+        let bytes: usize = names.map(|path| MARK + path.as_bytes().len()).sum();
+        self.share.keep(bytes + self.link_bytes)?;
         for path in &marks.whiteouts {
             whiteout(&mut self.dirs, path)?;
         }

@@ -4,6 +4,8 @@
 mod hostile;
 #[path = "unpack/lower.rs"]
 mod lower;
+#[path = "unpack/memory.rs"]
+mod memory;
 #[path = "unpack/tree.rs"]
 mod tree;
 
