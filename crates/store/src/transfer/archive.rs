@@ -20,7 +20,10 @@ use crate::unpack::decompress::{Compression, Decoder};
 use crate::unpack::{Memory, Room, RoomError};
 
 /// An image archive has a few members a layer.
-const MAX_MEMBERS: usize = 100_000;
+const MAX_MEMBERS: usize = 10_000;
+
+/// Bytes of the names of all members, and of what links point to. They are kept as long as the archive is read.
+const MAX_NAME_BYTES: usize = 4 << 20;
 
 /// `docker save` of old made one layer a symbolic link to its twin; longer chains have no reason.
 const MAX_LINKS: usize = 8;
@@ -55,6 +58,14 @@ pub enum ArchiveError {
         /// The archive.
         path: PathBuf,
         /// Most members accepted.
+        limit: usize,
+    },
+    /// Members with names that are too long together.
+    #[error("the members of the archive {} have names of more than {limit} bytes", path.display())]
+    Names {
+        /// The archive.
+        path: PathBuf,
+        /// Most bytes accepted.
         limit: usize,
     },
     /// The unpacked archive is more than there is room for.
@@ -173,6 +184,7 @@ fn scan(archive: impl Read, path: &Path) -> Result<HashMap<Vec<u8>, Member>, Arc
     let tar_failed = |source| ArchiveError::Tar { path: path.to_owned(), source };
     let mut reader = Reader::new(archive);
     let mut members = HashMap::new();
+    let mut name_bytes = 0;
     while let Some(header) = reader.next_entry().map_err(tar_failed)? {
         let Some(name) = normal(&header.path) else {
             tracing::warn!(member = %header.path.escape_ascii(), "archive member outside the archive ignored");
@@ -193,6 +205,10 @@ fn scan(archive: impl Read, path: &Path) -> Result<HashMap<Vec<u8>, Member>, Arc
             },
             _ => continue,
         };
+        name_bytes += name.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+        if name_bytes > MAX_NAME_BYTES {
+            return Err(ArchiveError::Names { path: path.to_owned(), limit: MAX_NAME_BYTES });
+        }
         // A later member replaces an earlier one, as unpacking would.
         members.insert(name, member);
         if members.len() > MAX_MEMBERS {
@@ -239,7 +255,24 @@ fn relative_to(name: &[u8], target: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use plywood_image::testing::TarBuilder;
+
     use super::*;
+
+    /// 100,000 members with names and targets of 4 KiB were 800 MB.
+    #[test]
+    fn names_of_members_are_bounded() {
+        let name = |n: usize| format!("{n}/{}x", "directory/".repeat(300));
+        let many = (0..2000).fold(TarBuilder::new(), |tar, n| tar.file(name(n), ""));
+        let links = (0..1000).fold(TarBuilder::new(), |tar, n| tar.symlink(name(n), "x".repeat(2000)));
+        for tar in [many, links] {
+            let error = scan(&tar.finish()[..], Path::new("a")).unwrap_err();
+            assert!(matches!(error, ArchiveError::Names { .. }), "{error}");
+        }
+        let many = (0..=MAX_MEMBERS).fold(TarBuilder::new(), |tar, n| tar.file(n.to_string(), ""));
+        let error = scan(&many.finish()[..], Path::new("a")).unwrap_err();
+        assert!(matches!(error, ArchiveError::Members { .. }), "{error}");
+    }
 
     #[test]
     fn names_are_keys_inside_the_archive() {
