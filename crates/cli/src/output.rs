@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::remedy::Advised;
+
 /// Prints one JSON object and a newline on standard output.
 ///
 /// # Errors
@@ -21,7 +23,7 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// # Errors
 /// If standard output cannot be written; a closed pipe counts as done.
 pub fn text_out(text: &str) -> anyhow::Result<()> {
-    settle(io::stdout().lock().write_all(text.as_bytes()))
+    settle(io::stdout().lock().write_all(text.as_bytes())).map_err(|error| unwritable(&error).into())
 }
 
 /// Prints text on standard error as it is.
@@ -29,15 +31,23 @@ pub fn text_out(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// If standard error cannot be written; a closed pipe counts as done.
 pub fn text_err(text: &str) -> anyhow::Result<()> {
-    settle(io::stderr().lock().write_all(text.as_bytes()))
+    Ok(settle(io::stderr().lock().write_all(text.as_bytes()))?)
 }
 
 /// A reader that has seen enough (`| head`) is no failure.
-fn settle(done: io::Result<()>) -> anyhow::Result<()> {
+fn settle(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+        other => other,
     }
+}
+
+/// What was done is done; only telling of it failed.
+pub fn unwritable(error: &io::Error) -> Advised {
+    Advised::new(
+        format!("standard output cannot be written: {error}"),
+        "send it to a file or program that takes it, or free space where that file lies",
+    )
 }
 
 /// A plain table: a header and rows, columns aligned, no borders.

@@ -317,6 +317,17 @@ pub enum LauncherError {
         /// What is wrong with it.
         what: String,
     },
+    /// A directory above them lets nobody but its owner through.
+    #[error(
+        "{path} has mode {mode:04o}, and every container is reached through it with ids of its own; \
+         let others pass: chmod o+x {path}"
+    )]
+    Closed {
+        /// Which one.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The template mount namespace.
     #[error("making the mount namespace containers are started in")]
     Template(#[from] SyscallError),

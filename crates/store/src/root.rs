@@ -37,6 +37,16 @@ pub enum RootError {
     /// Something else is there.
     #[error("state root {0:?} is not a directory")]
     NotADirectory(PathBuf),
+    /// Something else lives there, which must not be locked away from others or mixed with ours.
+    #[error(
+        "{path:?} holds other things ({entry:?}) and is no state root; choose another directory with --root, an empty or a new one"
+    )]
+    InUse {
+        /// The root.
+        path: PathBuf,
+        /// One of these things.
+        entry: String,
+    },
     /// Somebody else could change it.
     #[error(
         "state root {path:?} belongs to user {owner}, not to user {expected}; choose another with --root"
@@ -104,6 +114,9 @@ impl Root {
             }
             Err(errno) => return Err(FileError::new("open", &path, errno).into()),
         };
+        if let Some(entry) = foreign_entry(&dir, &path)? {
+            return Err(RootError::InUse { path, entry });
+        }
         let stat = rustix::fs::fstat(&dir).on_file("fstat", &path)?;
         let expected = rustix::process::geteuid().as_raw();
         if stat.st_uid != expected {
@@ -172,6 +185,25 @@ impl Root {
     pub fn trash(&self) -> BorrowedFd<'_> {
         self.trash.as_fd()
     }
+}
+
+/// Something in a directory without our database that we have not put there.
+fn foreign_entry(dir: &OwnedFd, path: &Path) -> Result<Option<String>, FileError> {
+    match rustix::fs::statat(dir, "plywood.db", AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => return Ok(None),
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(FileError::new("lstat", "plywood.db", errno)),
+    }
+    // Ours that was interrupted while it was made; what mkfs puts into a new file system; a storm's ground and the
+    // runtime's directory, which may be there first.
+    let ours = |name: &str| {
+        DIRECTORIES.contains(&name)
+            || ["ballast", "run", "lost+found"].contains(&name)
+            || name.starts_with('.')
+    };
+    let names = crate::dirs::names(dir.as_fd(), path)?;
+    let mut names = names.iter().map(|name| name.to_string_lossy().into_owned());
+    Ok(names.find(|name| !ours(name) && !name.starts_with("plywood.db")))
 }
 
 /// Checks each directory above the root, those named and those that links among them lead to.

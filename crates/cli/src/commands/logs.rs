@@ -1,7 +1,7 @@
 //! `plywood logs`.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use plywood_store::ContainerState;
 use super::containers;
 use crate::args::Logs;
 use crate::context::Context;
+use crate::output;
 use crate::remedy::Advised;
 
 /// How often more output is looked for.
@@ -31,6 +32,7 @@ pub fn run(context: &Context, args: &Logs) -> anyhow::Result<ExitCode> {
     };
     let mut log = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
     let mut out = io::stdout().lock();
+    let mut buffer = vec![0; 1 << 16];
     loop {
         // Asked before reading: what is written until the end is read after it.
         let running = args.follow
@@ -38,23 +40,20 @@ pub fn run(context: &Context, args: &Logs) -> anyhow::Result<ExitCode> {
             && store
                 .find_container(container.id.as_str())
                 .is_ok_and(|now| now.state != ContainerState::Exited);
-        match copy(&mut log, &mut out) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-            other => other.with_context(|| format!("reading {}", path.display()))?,
+        loop {
+            let count = log.read(&mut buffer).with_context(|| format!("reading {}", path.display()))?;
+            let written = if count == 0 { out.flush() } else { out.write_all(&buffer[..count]) };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+                other => other.map_err(|error| output::unwritable(&error))?,
+            }
+            if count == 0 {
+                break;
+            }
         }
         if !running {
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(POLL);
-    }
-}
-
-fn copy(log: &mut File, out: &mut impl io::Write) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match log.read(&mut buffer)? {
-            0 => return out.flush(),
-            count => out.write_all(&buffer[..count])?,
-        }
     }
 }

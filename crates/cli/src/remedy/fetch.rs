@@ -3,6 +3,7 @@
 use plywood_image::config::ConfigError;
 use plywood_image::limits;
 use plywood_image::manifest::ManifestError;
+use plywood_image::tar::TarErrorKind;
 use plywood_store::FetchError;
 use plywood_store::transfer::{ArchiveError, AuthError, HttpError, HttpErrorKind, LocalError, RegistryError};
 use plywood_store::unpack::{RoomError, UnpackError};
@@ -29,9 +30,13 @@ pub fn of(error: &FetchError) -> Option<String> {
         FetchError::Config { .. } | FetchError::Nesting { .. } | FetchError::Blob { .. } => AGAIN,
         FetchError::NoMatch(error) => match error.available.as_slice() {
             [] => "build or push the image for this platform",
-            [first, ..] => return Some(platform(first)),
+            some => {
+                let linux = some.iter().find(|found| found.os() == "linux");
+                return Some(linux.map_or_else(|| no_linux(&some[0]), platform));
+            }
         },
-        FetchError::Platform { found, .. } => return Some(platform(found)),
+        FetchError::Platform { found, .. } if found.os() == "linux" => return Some(platform(found)),
+        FetchError::Platform { found, .. } => return Some(no_linux(found)),
         FetchError::Unpack { source, .. } => return of_unpack(source),
         FetchError::NoName | FetchError::Name { .. } => {
             "give the image a name by --name, for example --name team/app:1.2"
@@ -44,6 +49,10 @@ pub fn of(error: &FetchError) -> Option<String> {
 
 fn platform(found: &plywood_image::Platform) -> String {
     format!("if you mean that one, add --platform {found}; else get the image built for this machine")
+}
+
+fn no_linux(found: &plywood_image::Platform) -> String {
+    format!("get an image built for Linux: this one is for {found}, and cannot run here")
 }
 
 fn squash() -> String {
@@ -75,7 +84,13 @@ fn of_unpack(error: &UnpackError) -> Option<String> {
         }
         // A file that cannot be read says so itself.
         UnpackError::Stream(io) if io.raw_os_error().is_some() => return None,
+        UnpackError::Tar(error) if is_sound(error.kind()) => REBUILD,
         UnpackError::Stream(_) | UnpackError::Tar(_) | UnpackError::DiffId { .. } => AGAIN,
+        UnpackError::Entry { call, source, .. }
+            if call.contains("setxattr") && source.kind() == std::io::ErrorKind::InvalidInput =>
+        {
+            REBUILD
+        }
         UnpackError::Rule(_) | UnpackError::LinkTarget { .. } | UnpackError::BelowNonDirectory { .. } => {
             REBUILD
         }
@@ -83,6 +98,15 @@ fn of_unpack(error: &UnpackError) -> Option<String> {
         _ => return None,
     };
     Some(text.to_owned())
+}
+
+/// Whether the archive came as it was written: what is wrong with it, the builder has put there.
+fn is_sound(kind: &TarErrorKind) -> bool {
+    use TarErrorKind as K;
+    matches!(
+        kind,
+        K::Pax(_) | K::Number(_) | K::GlobalPax(_) | K::TooLarge { .. } | K::Sparse(_) | K::Ambiguous(_)
+    )
 }
 
 fn of_local(error: &LocalError) -> Option<String> {

@@ -153,6 +153,19 @@ fn cases(bed: &Bed) -> Vec<Case> {
         hostile(bed, "two-modes", other_mode, &["\"srv\"", "with other attributes"]),
         hostile(
             bed,
+            "mtime",
+            TarBuilder::new().pax("mtime", "1e9").file("srv/odd", "x"),
+            &["bad PAX header: a time is no number"],
+        ),
+        hostile(bed, "long-name", TarBuilder::new().file(vec!["d"; 4000].join("/"), "x"), &["limit"]),
+        hostile(
+            bed,
+            "capability",
+            TarBuilder::new().pax("SCHILY.xattr.security.capability", "garbage").file("srv/able", "x"),
+            &["\"srv/able\"", "security.capability"],
+        ),
+        hostile(
+            bed,
             "whiteout",
             TarBuilder::new().char_device("srv/w", 0, 0),
             &["\"srv/w\"", "overlayfs whiteout"],
@@ -173,6 +186,10 @@ fn cases(bed: &Bed) -> Vec<Case> {
     let platform = format!("linux/{}", foreign.architecture);
     let (_, args) = import(bed, "foreign", |layout| layout.image(&foreign, "foreign"));
     more(args, &[&format!("the image is for {platform}, not for linux/")], "add --platform linux/");
+    let mut windows = small();
+    windows.os = "windows".to_owned();
+    let (_, args) = import(bed, "windows", |layout| layout.image(&windows, "windows"));
+    more(args, &["the image is for windows/"], "get an image built for Linux");
     let (_, args) = import(bed, "unnamed", |layout| layout.image(&small(), "Not A Name"));
     more(args, &["\"Not A Name\"", "not an image name"], "give the image a name by --name");
     let (_, args) = import(bed, "two", |layout| layout.image(&small(), "one:1").image(&small(), "two:2"));

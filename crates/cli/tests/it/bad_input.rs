@@ -1,14 +1,16 @@
 //! Launches and machines that cannot work: exit code 1, a message that names the thing and the remedy, nothing left.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
+use plywood_image::testing::TarBuilder;
 use serde_json::{Value, json};
 
 use super::bed::{in_bed, start};
-use super::layout::{TestImage, text};
+use super::layout::{TestImage, text, tool};
 
 /// Each of `parts` is in `message`.
 #[track_caller]
@@ -29,13 +31,15 @@ fn root_launches_that_cannot_work() {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let missing = bed.path("missing");
         let volume = format!("{}:/mnt", text(&missing));
-        let cases: [(&[&str], &[&str], &[&str]); 12] = [
+        let onto_file = format!("{}:/etc/passwd", text(&bed.path("")));
+        let onto_directory = format!("{}:/srv", text(&file));
+        let cases: [(&[&str], &[&str], &[&str]); 15] = [
             (&[], &["nosuch"], &["no command `nosuch` in the image", "/bin", "`plywood run app -- ls /bin`"]),
-            (&[], &["/no/such"], &["no command `/no/such` in the image", "`plywood run app -- ls /no`"]),
+            (&[], &["/no/such"], &["no command `/no/such` in the image", "`plywood run app -- ls /`"]),
             (
                 &["--env", "PATH=/sbin:/srv"],
                 &["ls"],
-                &["no command `ls`", "/sbin:/srv", "whole path", "-- ls /sbin /srv`"],
+                &["no command `ls`", "/sbin:/srv", "whole path", "-- ls /srv`"],
             ),
             (&[], &["/etc/passwd"], &["`/etc/passwd` in the image is not an executable file", "execute bit"]),
             (&[], &["/srv"], &["/srv"]),
@@ -49,7 +53,14 @@ fn root_launches_that_cannot_work() {
             (&["--runtime", text(&file)], &["true"], &["OCI runtime", text(&file), "leave --runtime out"]),
             (&["--runtime", text(&script)], &["true"], &["OCI runtime", "I am no runtime"]),
             (&["--id-range-length", "4294967295"], &["true"], &["free ranges", "/etc/subuid"]),
-            (&["-v", &volume], &["true"], &[text(&missing)]),
+            (&["-v", &volume], &["true"], &[text(&missing), "what to do: ", "mkdir -p"]),
+            (
+                &["-v", &onto_file],
+                &["true"],
+                &["is a directory, /etc/passwd in the image is a file", "what to do: "],
+            ),
+            (&["-v", &onto_directory], &["true"], &["is a file, /srv in the image is a directory"]),
+            (&["--ulimit", "nofile=10"], &["true"], &["nofile=10 is too small", "ulimit -n 10; exec"]),
         ];
         for (flags, command, expected) in &cases {
             let args = [&["run", "-n", "3"], *flags, &["app", "--"], *command].concat();
@@ -156,6 +167,62 @@ fn root_without_the_capability_to_mount() {
     });
 }
 
+/// The directory all containers are reached through, spoilt in every way.
+#[test]
+fn root_a_runtime_directory_that_cannot_be_used() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let run = Path::new("/run/plywood");
+        let fails = |parts: &[&str]| says(&bed.fails(1, &["run", "app"]), parts);
+        fs::write(run, "").unwrap();
+        fails(&["/run/plywood is no directory", "remove it"]);
+        fs::remove_file(run).unwrap();
+
+        fs::set_permissions("/run", fs::Permissions::from_mode(0o700)).unwrap();
+        fails(&["/run has mode 0700", "chmod o+x /run"]);
+        fs::set_permissions("/run", fs::Permissions::from_mode(0o755)).unwrap();
+
+        bed.ok(&["run", "app"]);
+        fs::remove_file(run.join("ids.lock")).unwrap();
+        symlink("/etc/passwd", run.join("ids.lock")).unwrap();
+        fails(&["ids.lock", "what to do: ", "must be a regular file", "no container runs"]);
+        fs::remove_file(run.join("ids.lock")).unwrap();
+
+        tool("mount", "mount", &["-o", "remount,ro", "/run"]);
+        let error = bed.fails(1, &["run", "app"]);
+        says(&error, &["/run/plywood", "what to do: ", "make /run writable"]);
+        assert!(!error.contains("--root"), "{error}");
+        tool("mount", "mount", &["-o", "remount,rw", "/run"]);
+        bed.ok(&["run", "app"]);
+    });
+}
+
+/// Who cannot be told was said to need space in the state root.
+#[test]
+fn root_a_full_standard_output_is_named() {
+    in_bed(|bed| {
+        let mut command = bed.command(["images"]);
+        command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        says(&error, &["standard output cannot be written", "what to do: send it"]);
+    });
+}
+
+/// `ls /bin` was advised for images without either.
+#[test]
+fn root_an_image_without_a_shell_is_shown_as_it_is() {
+    in_bed(|bed| {
+        let mut image = TestImage::new();
+        image.layers = vec![TarBuilder::new().dir("app", 0o755).file("app/program", "x").finish()];
+        bed.import(&image, "bare");
+        let error = bed.fails(1, &["run", "bare", "--", "program"]);
+        says(&error, &["no command `program`", "the image has no `ls`; at its top are /app"]);
+        assert!(!error.contains("ls /bin"), "{error}");
+    });
+}
+
 /// A state root that another program, or a later plywood, has written.
 #[test]
 fn root_a_state_root_that_is_none() {
@@ -166,6 +233,16 @@ fn root_a_state_root_that_is_none() {
         fs::create_dir(bed.root()).unwrap();
         fs::set_permissions(bed.root(), fs::Permissions::from_mode(0o755)).unwrap();
         says(&bed.fails(1, &["images"]), &["has mode 0755", "chmod 0700"]);
+        // Advice to lock others out of what is theirs would be dangerous.
+        fs::write(bed.root().join("theirs"), "").unwrap();
+        for mode in [0o755, 0o700, 0o1777] {
+            fs::set_permissions(bed.root(), fs::Permissions::from_mode(mode)).unwrap();
+            let error = bed.fails(1, &["images"]);
+            says(&error, &["holds other things (\"theirs\")", "choose another directory"]);
+            assert!(!error.contains("chmod"), "{error}");
+        }
+        assert_eq!(bed.listed(""), ["theirs"]);
+        fs::remove_file(bed.root().join("theirs")).unwrap();
         fs::set_permissions(bed.root(), fs::Permissions::from_mode(0o700)).unwrap();
         fs::write(
             bed.root().join("plywood.db"),

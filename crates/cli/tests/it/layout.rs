@@ -27,6 +27,7 @@ pub(crate) struct TestImage {
     pub(crate) layers: Vec<Vec<u8>>,
     /// The `config` object of the configuration.
     pub(crate) process: Value,
+    pub(crate) os: String,
     pub(crate) architecture: String,
 }
 
@@ -63,6 +64,7 @@ impl TestImage {
         TestImage {
             layers: [base, accounts, data, first, second].map(TarBuilder::finish).into(),
             process: json!({"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh", "-c", "echo from the image"]}),
+            os: "linux".to_owned(),
             architecture: Platform::host().architecture().to_owned(),
         }
     }
@@ -143,7 +145,7 @@ impl Layout {
             image.layers.iter().enumerate().map(|(n, tar)| self.blob(LAYER, &pack(n, tar))).collect();
         self.layers = layers.iter().map(|layer| layer["digest"].as_str().unwrap().parse().unwrap()).collect();
         let config = json!({
-            "architecture": image.architecture, "os": "linux", "config": image.process,
+            "architecture": image.architecture, "os": image.os, "config": image.process,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = self.blob(CONFIG, config.to_string().as_bytes());

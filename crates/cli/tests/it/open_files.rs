@@ -28,6 +28,8 @@ fn root_a_burst_that_the_limit_cannot_hold_is_refused() {
             let error = run("1000").check(1).stderr;
             assert!(error.contains("--count 1000") && error.contains("ulimit -Hn"), "{error}");
             assert!(error.contains("40 containers fit"), "{error}");
+            let error = limited(bed, 128, &[&["run"], more, &["app"]].concat()).finish().check(1).stderr;
+            assert!(error.contains("0 containers fit") && error.contains("ulimit -n 65536"), "{error}");
             assert!(run("41").check(1).stderr.contains("40 containers fit"));
             bed.expect_empty();
             run("40").check(0);

@@ -74,6 +74,7 @@ impl RunDirectories {
 
     /// Makes what is missing, and opens an anchor of ours that strangers could not pass.
     pub fn create(&self) -> Result<(), LauncherError> {
+        can_be_reached(&self.anchor)?;
         // First: with the default state root it is also `run`, whose own mode would lock every container out.
         passage(&self.anchor, 0o711)?;
         passage(&self.rootfs(), 0o755)?;
@@ -86,9 +87,24 @@ impl RunDirectories {
     }
 }
 
+/// Containers walk to the anchor with ids that own nothing.
+fn can_be_reached(anchor: &Path) -> Result<(), LauncherError> {
+    for path in anchor.ancestors().skip(1) {
+        let Ok(found) = path.metadata() else { continue };
+        if found.mode() & 0o001 == 0 {
+            let (path, mode) = (path.to_owned(), found.mode() & 0o7777);
+            return Err(LauncherError::Closed { path, mode });
+        }
+    }
+    Ok(())
+}
+
 /// A directory on the way to every root file system: a real one, root's, which everybody can pass and root alone
 /// can write.
 fn passage(path: &Path, mode: u32) -> Result<(), LauncherError> {
+    if path.symlink_metadata().is_ok_and(|found| !found.is_dir() && !found.is_symlink()) {
+        return Err(LauncherError::NotOurs { path: path.to_owned(), what: "is no directory".to_owned() });
+    }
     directory(path, mode)?;
     let failed = |source| LauncherError::Directory { doing: "making", path: path.to_owned(), source };
     let not_ours = |what: String| LauncherError::NotOurs { path: path.to_owned(), what };

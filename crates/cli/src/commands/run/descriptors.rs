@@ -50,7 +50,12 @@ pub fn suffice(count: usize, starting: usize) -> Result<(), Advised> {
             "--count {count} needs {needed} open files at once, and this process may have {limit}: \
              {fitting} containers fit"
         ),
-        "start no more than that in one run, or raise the hard limit that `ulimit -Hn` shows",
+        match fitting {
+            0 => {
+                "raise the hard limit that `ulimit -Hn` shows, to 1024 or more: `ulimit -n 65536`, in a unit LimitNOFILE=65536"
+            }
+            _ => "start no more than that in one run, or raise the hard limit that `ulimit -Hn` shows",
+        },
     ))
 }
 

@@ -14,6 +14,9 @@ use super::settings::Settings;
 use crate::commands::account;
 use crate::remedy::Advised;
 
+/// Names at the top of an image that an error shows.
+const SHOWN: usize = 12;
+
 /// What will run.
 #[derive(Debug)]
 pub struct Program {
@@ -33,11 +36,19 @@ impl Program {
     pub fn resolve(store: &Store, image: &Image, settings: &Settings) -> anyhow::Result<Self> {
         for volume in &settings.volumes {
             let source = &volume.source;
-            source.metadata().with_context(|| format!("volume source {}", source.display()))?;
+            if let Err(error) = source.metadata() {
+                let shown = source.display();
+                let what = format!("--volume: volume source {shown}: {error}");
+                let remedy = format!(
+                    "make it first (`mkdir -p {shown}`), or name a file or directory of the host that is there"
+                );
+                return Err(Advised::new(what, remedy).into());
+            }
         }
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
         let merged = store.merged(&image.layer_ids())?;
+        volumes_fit(&merged, settings)?;
         readable_accounts(&merged, settings)?;
         let user = account::resolve(&merged, bundle::user_wanted(&config, &settings.overrides))?;
         let argv = bundle::command(&config, &settings.overrides)?;
@@ -47,6 +58,31 @@ impl Program {
         find(&merged, &argv[0], path, workdir, settings)?;
         Ok(Self { user, argv, config })
     }
+}
+
+/// A directory can be mounted on a directory only, and a file on what is none.
+fn volumes_fit(merged: &MergedTree, settings: &Settings) -> anyhow::Result<()> {
+    for volume in &settings.volumes {
+        let destination = volume.destination.as_str();
+        // What lies below another volume is not the image's.
+        let others = settings.volumes.iter().map(|other| other.destination.as_str());
+        if !users::needs_check(destination, others.filter(|other| *other != destination)) {
+            continue;
+        }
+        let Ok(Some(found)) = merged.lookup(destination) else { continue };
+        let (source, shown) = (volume.source.is_dir(), volume.source.display());
+        let (is, onto) = match (source, found.file_type().is_dir()) {
+            (true, false) => ("a directory", "a file"),
+            (false, true) => ("a file", "a directory"),
+            _ => continue,
+        };
+        return Err(Advised::new(
+            format!("--volume: {shown} is {is}, {destination} in the image is {onto}"),
+            "mount directories on directories and files on files, or on what the image does not have",
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// The runtime opens these files itself, inside the container: a pipe would keep it waiting for ever.
@@ -102,21 +138,34 @@ fn find(
     let found = users::find_command(argv0, path, workdir, &lookup);
     match failed.into_inner() {
         Some(error) => Err(error).context("looking for the command in the image"),
-        None => found.map(drop).map_err(|error| advise(&error, settings).into()),
+        None => found.map(drop).map_err(|error| advise(&error, merged, settings).into()),
     }
 }
 
-fn advise(error: &CommandError, settings: &Settings) -> Advised {
-    let look = |directories: &str| {
-        format!("`plywood run {} -- ls {directories}` shows what there is", settings.image)
+fn advise(error: &CommandError, merged: &MergedTree, settings: &Settings) -> Advised {
+    let exists = |path: &str| matches!(merged.lookup(path), Ok(Some(_)));
+    // Only what would work.
+    let look = |directories: &[&str]| {
+        let there: Vec<&str> = directories.iter().copied().filter(|directory| exists(directory)).collect();
+        let there = if there.is_empty() { "/".to_owned() } else { there.join(" ") };
+        if ["/bin/ls", "/usr/bin/ls"].into_iter().any(exists) {
+            return format!("`plywood run {} -- ls {there}` shows what there is", settings.image);
+        }
+        let top = merged.read_dir("/").ok().flatten().unwrap_or_default();
+        let top: Vec<String> =
+            top.iter().take(SHOWN).map(|entry| format!("/{}", entry.name.to_string_lossy())).collect();
+        format!("the image has no `ls`; at its top are {}", top.join(" "))
     };
     let remedy = match error {
         CommandError::NotInPath { path, .. } => {
-            format!("give its whole path, or set PATH by --env; {}", look(&path.replace(':', " ")))
+            format!(
+                "give its whole path, or set PATH by --env; {}",
+                look(&path.split(':').collect::<Vec<_>>())
+            )
         }
         CommandError::NotFound(file) => {
             let parent = Path::new(file).parent().and_then(Path::to_str).filter(|parent| !parent.is_empty());
-            look(parent.unwrap_or("/"))
+            look(&[parent.unwrap_or("/")])
         }
         CommandError::NotExecutable(_) => {
             "give a file with an execute bit, or an interpreter for it: `-- sh FILE`".to_owned()

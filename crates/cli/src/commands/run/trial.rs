@@ -20,8 +20,21 @@ pub fn limits(resources: &Resources, cgroups: &Cgroups) -> Result<(), Advised> {
     })
 }
 
+/// Fewer open files than this, and the runtime cannot start a container: it is under the limit by then. runc 1.1 needs 12.
+const FEWEST_FILES: u64 = 16;
+
 /// Whether there is a runtime spec for the program: made as for a container, with a range of the right length.
 pub fn spec(settings: &Settings, program: &Program) -> anyhow::Result<()> {
+    if let Some(limit) =
+        settings.rlimits.iter().find(|limit| limit.name == "nofile" && limit.soft < FEWEST_FILES)
+    {
+        let few = limit.soft;
+        let what = format!(
+            "--ulimit: nofile={few} is too small: the runtime starts the container under it, and needs {FEWEST_FILES}"
+        );
+        let remedy = format!("give more, and lower it inside: -- sh -c 'ulimit -n {few}; exec COMMAND'");
+        return Err(Advised::new(what, remedy).into());
+    }
     let count = settings.volumes.len();
     if count > MAX_VOLUMES {
         let what = format!("--volume: {count} volumes; {MAX_VOLUMES} is the most a container can have");
