@@ -41,7 +41,8 @@ pub struct Global {
     /// The state root: images, layers, flat trees, snapshots and the database.
     #[arg(long, global = true, env = "PLYWOOD_ROOT", default_value = "/var/lib/plywood", value_name = "DIR")]
     pub root: PathBuf,
-    /// Print one JSON object (durations in ms, sizes in bytes) instead of a table.
+    /// Print one JSON object (durations in ms, sizes in bytes) instead of a table; `lockbench` and `storm` print one a line
+    /// as results come. Refused by `exec` and `logs`, which print what the container writes.
     #[arg(long, global = true)]
     pub json: bool,
     /// No progress bars.

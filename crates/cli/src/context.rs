@@ -8,7 +8,7 @@ use plywood_store::Store;
 
 use crate::args::Global;
 use crate::progress::Progress;
-use crate::remedy::Advised;
+use crate::remedy::{Advised, Usage};
 use crate::signals::Cancel;
 
 /// The state root whose runtime directory is the machine's own.
@@ -75,6 +75,17 @@ impl Context {
     pub fn require_mounting() -> anyhow::Result<()> {
         require_root()?;
         if may_mount() { Ok(()) } else { Err(Advised::new(NOT_ADMIN, BE_ADMIN).into()) }
+    }
+
+    /// For commands whose standard output is not ours to shape.
+    ///
+    /// # Errors
+    /// [`Usage`] with `--json`.
+    pub fn refuse_json(&self, command: &str, prints: &str) -> Result<(), Usage> {
+        if !self.json {
+            return Ok(());
+        }
+        Err(Usage(format!("`{command}` prints {prints}, as it is: leave --json out")))
     }
 
     /// Where bundles and the runtime's state are kept: gone at reboot for the default root, inside any other.

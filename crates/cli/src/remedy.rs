@@ -71,6 +71,14 @@ impl std::error::Error for Advised {}
 
 /// Prints the error with its causes and its remedy; answers with the exit code.
 pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    report_beside(error, json.then(serde_json::Map::new))
+}
+
+/// The same, for a command that has done something before it failed: one object of JSON holds both.
+pub fn report_beside(
+    error: &anyhow::Error,
+    done: Option<serde_json::Map<String, serde_json::Value>>,
+) -> ExitCode {
     let message = message(error);
     let remedy = remedy(error);
     let mut text = format!("plywood: {message}\n");
@@ -79,8 +87,9 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     }
     // Nobody is left to tell when standard error cannot be written.
     let _ = output::text_err(&text);
-    if json {
-        let _ = output::json(&json!({ "error": { "message": message, "remedy": remedy } }));
+    if let Some(mut object) = done {
+        object.insert("error".to_owned(), json!({ "message": message, "remedy": remedy }));
+        let _ = output::json(&object);
     }
     ExitCode::from(if error.chain().any(|cause| cause.is::<Usage>()) {
         WRONG_USAGE

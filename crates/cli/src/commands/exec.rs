@@ -18,6 +18,7 @@ use crate::remedy::Advised;
 /// Runs one more process in a container; its exit code is ours. What cannot be started is 126 or 127, as in a shell:
 /// the runtime has said on standard error what it is.
 pub fn run(context: &Context, args: &Exec) -> anyhow::Result<ExitCode> {
+    context.refuse_json("exec", "what its command writes")?;
     let store = context.store()?;
     let container = store.find_container(&args.container)?;
     if container.state != ContainerState::Running {

@@ -64,13 +64,18 @@ pub fn import(
     bring_in(context, store, pins, &request)
 }
 
-fn reference(name: &str) -> Result<Reference, Usage> {
+/// The reference a user has typed.
+pub fn reference(name: &str) -> Result<Reference, Usage> {
     name.parse().map_err(|error| Usage(format!("`{name}` is no image name: {error}")))
 }
 
 /// The platform asked for, or this machine's.
 pub fn platform(fetch: &FetchArgs) -> Result<Platform, Usage> {
     match &fetch.platform {
+        // A name alone would be taken for a system.
+        Some(text) if !text.contains('/') => {
+            Err(Usage(format!("--platform {text}: write it as os/architecture, for example linux/{text}")))
+        }
         Some(text) => text.parse().map_err(|error| Usage(format!("--platform {text}: {error}"))),
         None => Ok(Platform::host()),
     }

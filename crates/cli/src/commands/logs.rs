@@ -19,6 +19,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Prints what a detached container wrote.
 pub fn run(context: &Context, args: &Logs) -> anyhow::Result<ExitCode> {
+    context.refuse_json("logs", "what the container wrote")?;
     let store = context.store()?;
     let container = store.find_container(&args.container)?;
     let snapshot = store.snapshots_of(&container.id)?.into_iter().next();

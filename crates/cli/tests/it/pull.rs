@@ -76,16 +76,24 @@ fn root_pull_and_run_from_a_registry() {
         let layout = TestImage::of_layers(12).write(&bed.path("layout"), "app");
         let name = registry.push(&layout, "app", &[]);
 
-        let pulled = bed.json(&["pull", "--plain-http", &name]);
+        let pulled = bed.json(&["pull", "--plain-http", &name])["images"][0].clone();
         assert_eq!((&pulled["layers"], &pulled["names"]), (&json!(12), &json!([name])));
         assert!(pulled["flat_entries"].as_u64().unwrap() > 12, "{pulled}");
         assert_eq!(bed.ok(&["run", &name, "--", "cat", "/srv/of-layer-11"]), "11");
         // By digest it is the same image under one more name.
         let digest =
             format!("{}@{}", name.trim_end_matches(":1"), pulled["manifest_digest"].as_str().unwrap());
-        let again = bed.json(&["pull", &digest]);
+        let again = bed.json(&["pull", &digest])["images"][0].clone();
         assert_eq!(again["manifest_digest"], pulled["manifest_digest"]);
         assert_eq!((&pulled["name"], &again["name"]), (&json!(name), &json!(digest)));
+
+        // One object, however many there are, and what went wrong after some.
+        let both = bed.json(&["pull", &name, &digest]);
+        assert_eq!(both["images"].as_array().unwrap().len(), 2);
+        let missing = format!("{}:2", name.trim_end_matches(":1"));
+        let partly = bed.plywood(&["--json", "pull", &name, &missing]).check(1).json();
+        assert_eq!(partly["images"][0]["name"], json!(name));
+        assert!(partly["error"]["message"].as_str().unwrap().contains("has no"), "{partly}");
 
         // A run brings in what is missing.
         bed.ok(&["rmi", "--force", &name]);

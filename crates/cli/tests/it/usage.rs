@@ -10,7 +10,7 @@ use super::layout::TestImage;
 fn root_wrong_usage_is_exit_code_2() {
     in_bed(|bed| {
         bed.import(&TestImage::new(), "app");
-        let cases: [(&[&str], &str); 30] = [
+        let cases: [(&[&str], &str); 33] = [
             (&[], "Usage"),
             (&["nosuch"], "nosuch"),
             (&["run"], "<IMAGE>"),
@@ -38,6 +38,12 @@ fn root_wrong_usage_is_exit_code_2() {
             (&["run", "--workdir", "relative", "app"], "relative"),
             (&["run", "--env", "=value", "app"], "=value"),
             (&["run", "--name", ".bad name", "app"], ".bad name"),
+            (
+                &["import", "--platform", "amd64", "nosuch.tar"],
+                "--platform amd64: write it as os/architecture",
+            ),
+            (&["run", "--platform", "foo", "app"], "--platform foo"),
+            (&["pull", "app", "Not A Name"], "`Not A Name`"),
             (&["import", "--platform", "a/b/c/d", "nosuch.tar"], "a/b/c/d"),
             (&["run", "--id-range-length", "0", "app"], "0"),
             (&["run", "--user", "a:b:c", "app"], "--user: user `a:b:c`"),
@@ -49,11 +55,15 @@ fn root_wrong_usage_is_exit_code_2() {
             assert_eq!(done.stdout, "", "{args:?}");
         }
         // As JSON the error is there, too, whoever finds it.
-        for (args, expected) in [
-            (["--json", "run", "--mechanism", "magic", "app"], "magic"),
-            (["run", "--json", "--volume", "nocolon", "app"], "nocolon"),
-        ] {
-            let json = bed.plywood(&args).check(2).json();
+        let cases: [(&[&str], &str); 4] = [
+            (&["--json", "run", "--mechanism", "magic", "app"], "magic"),
+            (&["run", "--json", "--volume", "nocolon", "app"], "nocolon"),
+            // Their output is the container's own.
+            (&["--json", "logs", "x"], "`logs` prints what the container wrote"),
+            (&["exec", "--json", "x", "true"], "`exec` prints what its command writes"),
+        ];
+        for (args, expected) in cases {
+            let json = bed.plywood(args).check(2).json();
             assert!(json["error"]["message"].as_str().unwrap().contains(expected), "{json}");
             assert!(json["error"]["remedy"].as_str().unwrap().contains("--help"), "{json}");
         }
