@@ -15,6 +15,7 @@ pub mod limits;
 pub mod manifest;
 pub mod platform;
 pub mod reference;
+pub mod signal;
 pub mod tar;
 #[doc(hidden)]
 pub mod testing;

@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use plywood_image::signal;
 use plywood_store::{Container, ContainerState, Store};
 use serde_json::json;
 
 use crate::args::Stop;
 use crate::context::Context;
 use crate::output;
+use crate::remedy::Advised;
 
 /// Stops containers, a few at once.
 pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
@@ -22,7 +25,7 @@ pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     let patience = Duration::from_secs(args.time);
     let bar = context.progress.count("stopping", u64::try_from(containers.len())?);
     super::containers::end_all(context, &containers, |container| {
-        let signal = stop_signal(&store, container);
+        let signal = stop_signal(&store, container)?;
         super::containers::end(context, &store, container, &signal, patience)?;
         bar.inc(1);
         Ok(())
@@ -37,11 +40,22 @@ pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the image asks to be stopped with.
-fn stop_signal(store: &Store, container: &Container) -> String {
-    let config = store.image_by_digest(&container.image).ok().flatten().map(|image| image.config);
-    config
-        .and_then(|config| plywood_image::config::parse(&config).ok())
-        .and_then(|config| config.stop_signal)
-        .map_or_else(|| "TERM".to_owned(), |signal| signal.trim_start_matches("SIG").to_owned())
+/// What the image asks to be stopped with, by number: runtimes do not know all names.
+fn stop_signal(store: &Store, container: &Container) -> anyhow::Result<String> {
+    let Some(image) = store.image_by_digest(&container.image)? else { return Ok("TERM".to_owned()) };
+    let config = plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
+    match config.stop_signal {
+        None => Ok("TERM".to_owned()),
+        Some(name) => match signal::number(&name) {
+            Some(number) => Ok(number.to_string()),
+            None => Err(Advised::new(
+                format!(
+                    "the image of container {} has StopSignal `{name}`, which is no signal",
+                    container.id.short()
+                ),
+                format!("end it without: `plywood rm --force {}`", container.id.short()),
+            )
+            .into()),
+        },
+    }
 }

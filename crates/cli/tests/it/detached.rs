@@ -183,6 +183,17 @@ fn root_stop_signals_and_their_patience() {
         };
         assert_eq!((code(&polite), code(&stubborn)), (Some(json!(5)), Some(json!(137))));
 
+        // By a name that runtimes do not know.
+        bed.import(&TestImage::new().with("StopSignal", json!("SIGRTMIN+3")), "realtime");
+        let script = loop_on("trap 'exit 7' 37");
+        let realtime = bed.ok(&["run", "-d", "realtime", "--", "sh", "-c", &script]);
+        ready(realtime.trim());
+        bed.ok(&["stop", realtime.trim()]);
+        assert_eq!(code(realtime.trim()), Some(json!(7)));
+        bed.import(&TestImage::new().with("StopSignal", json!("SIGNOSUCH")), "odd");
+        let error = bed.fails(1, &["run", "-d", "odd", "--", "sleep", "1000"]);
+        assert!(error.contains("StopSignal `SIGNOSUCH`") && error.contains("STOPSIGNAL SIGTERM"), "{error}");
+
         // Many at once wait together, not one after the other.
         let many = bed.ok(&["run", "-d", "-n", "6", "app", "--", "sh", "-c", &loop_on("trap '' USR1")]);
         for id in many.lines() {

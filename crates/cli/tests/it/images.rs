@@ -288,3 +288,16 @@ fn root_the_platform_of_a_local_image() {
         }
     });
 }
+
+/// The README says so: nothing is mounted, nothing made, and what is written there goes with the container.
+#[test]
+fn root_volumes_an_image_declares_are_ordinary_directories() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new().with("Volumes", json!({"/srv/data": {}, "/srv/nowhere": {}})), "app");
+        let script =
+            "cat /srv/data/kept && echo x > /srv/data/written && ls /srv && ! grep -q /srv /proc/mounts";
+        for _ in 0..2 {
+            assert_eq!(bed.ok(&["run", "app", "--", "sh", "-c", script]), "keptdata\nopaque\n");
+        }
+    });
+}

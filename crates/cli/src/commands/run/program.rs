@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use plywood_engine::bundle;
 use plywood_engine::users::{self, CommandError, ContainerUser, Lookup};
-use plywood_image::ImageConfig;
+use plywood_image::{ImageConfig, signal};
 use plywood_store::{Image, MergedError, MergedTree, Store};
 use rustix::fs::FileType;
 
@@ -47,6 +47,13 @@ impl Program {
         }
         let config =
             plywood_image::config::parse(&image.config).context("reading the image's configuration")?;
+        if let Some(name) = config.stop_signal.as_deref().filter(|name| signal::number(name).is_none()) {
+            return Err(Advised::new(
+                format!("the image's configuration has StopSignal `{name}`, which is no signal"),
+                "build the image again with a signal's name or number: STOPSIGNAL SIGTERM",
+            )
+            .into());
+        }
         let merged = store.merged(&image.layer_ids())?;
         volumes_fit(&merged, settings)?;
         readable_accounts(&merged, settings)?;
