@@ -16,6 +16,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("plywood-store", "flat"),
     ("plywood-store", "unpack"),
     ("plywood-cli", "run"),
+    ("plywood-cli", "storm"),
 ];
 
 /// Targets that are missed, and what is known of it. A miss that is not here fails the run; so does one that is here and
