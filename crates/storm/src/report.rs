@@ -5,7 +5,7 @@
 //! told by colour alone: every way of mounting has a letter and a marker.
 //!
 //! Invariant: text that comes from the record (names of images, reasons of failures, command lines) reaches the page
-//! through [`html::esc`] only.
+//! through `html::esc` only.
 
 use crate::record::{Line, Run};
 use crate::summary::gather::gather;
