@@ -138,44 +138,9 @@ pub fn ago_ms(moment_ms: u64) -> String {
     ago(now.as_secs().saturating_sub(moment_ms / 1000))
 }
 
-/// Quantiles of a set of samples, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Quantiles {
-    /// Median.
-    pub p50: f64,
-    /// 90th percentile.
-    pub p90: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// Largest.
-    pub max: f64,
-}
-
-impl Quantiles {
-    /// Nearest-rank quantiles of the samples; `None` when there are none.
-    #[must_use]
-    pub fn of(samples: &[f64]) -> Option<Self> {
-        let mut sorted = samples.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let last = sorted.len().checked_sub(1)?;
-        let at = |percent: usize| sorted[(percent * sorted.len()).div_ceil(100).saturating_sub(1).min(last)];
-        Some(Self { p50: at(50), p90: at(90), p99: at(99), max: sorted[last] })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_nearest_rank() {
-        let samples: Vec<f64> = (1..=100).map(f64::from).collect();
-        let q = Quantiles::of(&samples).unwrap();
-        assert_eq!((q.p50, q.p90, q.p99, q.max), (50.0, 90.0, 99.0, 100.0));
-        let one = Quantiles::of(&[7.0]).unwrap();
-        assert_eq!((one.p50, one.max), (7.0, 7.0));
-        assert_eq!(Quantiles::of(&[]), None);
-    }
 
     #[test]
     fn one_is_one_and_more_are_many() {

@@ -1,4 +1,4 @@
-//! Messages, clients and (with the feature `server`) servers, generated from `proto/`. Do not edit: `cargo xtask generate`.
+//! Messages and clients, generated from `proto/`. Do not edit: `cargo xtask generate`.
 //!
 //! The definitions hold only what plywood uses; protobuf skips what a message has beyond them.
 

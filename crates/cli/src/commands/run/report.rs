@@ -6,11 +6,12 @@ use std::time::Instant;
 use plywood_engine::idrange::RangeRecord;
 use plywood_engine::launch::LaunchError;
 use plywood_kernel::watch::MountCounts;
+use plywood_storm::stats::Quantiles;
 use serde::Serialize;
 
 use super::crew::Crew;
 use super::launch::Outcome;
-use crate::output::{self, Quantiles};
+use crate::output;
 
 /// Failures that are spelled out; the rest are counted.
 const SHOWN_FAILURES: usize = 5;
