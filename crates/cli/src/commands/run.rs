@@ -40,6 +40,7 @@ use crate::remedy::Advised;
 
 use assembly::Assembly;
 use crew::Crew;
+use detached::Stay;
 use launch::{Outcome, Shared};
 use report::{HostMounts, Report};
 use settings::Settings;
@@ -111,7 +112,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
             return Ok(());
         }
         let report = Report::new(&crew, outcome, started, host(&mut watch)?);
-        detached::report(context, &report)?;
+        detached::report(context, &report, Stay::Stays)?;
         told = true;
         Ok(())
     };
@@ -148,7 +149,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
             output::text_err(&report.summary())?;
         }
     } else if !told {
-        detached::report(context, &report)?;
+        detached::report(context, &report, Stay::Ends)?;
     }
     Ok(ExitCode::from(report.status()))
 }

@@ -7,6 +7,9 @@
 //!   <── status line, report, end of file    all have started or failed
 //!   prints, exits                           waits for the containers, records how they end, exits
 //! ```
+//! The status line is the caller's exit code and a [`Stay`]. A supervisor that ends is waited for: what it could not
+//! take back is left over, and free for the next command to remove, only once it is gone.
+//!
 //! Before the status line, the supervisor fails as any command does: its errors are on the caller's standard error
 //! and its exit code is the caller's.
 
@@ -27,6 +30,24 @@ use crate::output;
 use crate::remedy::{Advised, INTERRUPTED};
 
 use super::report::Report;
+
+/// What a supervisor does after its report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// It looks after the containers that run.
+    Stays,
+    /// It ends: nothing runs.
+    Ends,
+}
+
+impl Stay {
+    fn word(self) -> &'static str {
+        match self {
+            Stay::Stays => "stays",
+            Stay::Ends => "ends",
+        }
+    }
+}
 
 /// In the caller: starts the supervisor with the same command line, and passes its report on.
 pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
@@ -57,6 +78,10 @@ pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
         )
         .into());
     };
+    let (code, stay) = code.split_once(' ').unwrap_or((code, Stay::Stays.word()));
+    if stay == Stay::Ends.word() {
+        child.wait().context("waiting for the supervisor")?;
+    }
     output::text_out(text)?;
     Ok(code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from))
 }
@@ -104,7 +129,7 @@ pub fn settle_in() -> anyhow::Result<()> {
 }
 
 /// In the supervisor, once all have started or nothing is left: reports, and lets go of the caller's streams.
-pub fn report(context: &Context, report: &Report) -> anyhow::Result<()> {
+pub fn report(context: &Context, report: &Report, stay: Stay) -> anyhow::Result<()> {
     let code = report.status();
     let text = if context.json {
         report.json()?
@@ -123,7 +148,8 @@ pub fn report(context: &Context, report: &Report) -> anyhow::Result<()> {
     {
         let mut out = io::stdout().lock();
         // The caller may be gone; the containers are not.
-        let told = out.write_all(format!("{code}\n{text}").as_bytes()).and_then(|()| out.flush());
+        let line = format!("{code} {}\n{text}", stay.word());
+        let told = out.write_all(line.as_bytes()).and_then(|()| out.flush());
         if let Err(error) = told {
             tracing::warn!(%error, "nobody reads the report");
         }
