@@ -34,7 +34,7 @@ fn main() {
 
     let storms: Vec<Vec<Line>> = (0..options.storms)
         .map(|n| {
-            let flags = "--mechanism per-layer --passes 2 --containers 40 --layers 20,22 --repeat 10 \
+            let flags = "--mechanism per-layer --passes 2 --containers 40 --layers 20,22 --repeat 15 \
                          --generate layers=22,files=100,size=512,seed=1";
             let storm = bed.storm(&format!("agree-{n}"), flags).lines;
             let wall: Vec<_> =

@@ -16,7 +16,8 @@
 //! at most, far fewer with the threshold; many arms make many chances.
 //!
 //! Runs made one after the other were not interleaved: what changed on the machine between them looks like a difference
-//! of the arms. That is said each time, with every difference of the machines that was recorded.
+//! of the arms. That is said each time, with every difference of the machines that was recorded; and where rounds
+//! resemble those before them, which shows that the machine changes slowly, intervals are wider by as much.
 
 use std::fmt;
 
@@ -24,7 +25,7 @@ use serde::Serialize;
 
 use crate::arm::Arm;
 use crate::record::Line;
-use crate::stats::{Interval, Quantiles, Ratio, median};
+use crate::stats::{Interval, Quantiles, Ratio, median, widening};
 use crate::summary::gather::{Measured, Storm, gather};
 use crate::summary::notes::loaded;
 use crate::summary::{SummaryError, show};
@@ -171,10 +172,12 @@ pub fn compare_runs(before: &[Line], after: &[Line], threshold: f64) -> Result<C
     let before = gather(before).map_err(CompareError::Before)?;
     let after = gather(after).map_err(CompareError::After)?;
     let mut left: Vec<&Measured<'_>> = after.arms.iter().collect();
+    let series: Vec<Vec<f64>> = before.arms.iter().chain(&after.arms).map(walls).collect();
+    let wider = widening(&series.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let (mut pairs, mut only_before) = (Vec::new(), Vec::new());
     for one in &before.arms {
         match left.iter().position(|other| other.arm == one.arm) {
-            Some(at) => pairs.push(pair(one.arm.to_string(), one, left.remove(at), threshold)),
+            Some(at) => pairs.push(pair(one.arm.to_string(), one, left.remove(at), wider, threshold)),
             None => only_before.push(one.arm.to_string()),
         }
     }
@@ -217,7 +220,7 @@ pub fn compare_arms(
     if load(one.arm) != load(other.arm) {
         warnings.push("the arms start different loads: layers, containers or concurrency differ".to_owned());
     }
-    Ok(Comparison { warnings, ..comparison(vec![pair(name, one, other, threshold)], threshold) })
+    Ok(Comparison { warnings, ..comparison(vec![pair(name, one, other, 1.0, threshold)], threshold) })
 }
 
 fn load(arm: &Arm) -> (usize, usize, usize) {
@@ -275,9 +278,9 @@ fn failing_more(before: f64, after: f64) -> bool {
     after - before > FAILING_MORE
 }
 
-fn pair(arm: String, before: &Measured<'_>, after: &Measured<'_>, threshold: f64) -> Pair {
-    let wall = change(&walls(before), &walls(after), threshold);
-    let launch = change(&launch_medians(before), &launch_medians(after), threshold);
+fn pair(arm: String, before: &Measured<'_>, after: &Measured<'_>, wider: f64, threshold: f64) -> Pair {
+    let wall = change(&walls(before), &walls(after), wider, threshold);
+    let launch = change(&launch_medians(before), &launch_medians(after), wider, threshold);
     let (failed_before, failed_after) = (failed(before), failed(after));
     let verdict = if failing_more(failed_before, failed_after) {
         Outcome::Slower
@@ -287,8 +290,8 @@ fn pair(arm: String, before: &Measured<'_>, after: &Measured<'_>, threshold: f64
     Pair { arm, wall_ms: wall, launch_p50_ms: launch, failed_before, failed_after, verdict }
 }
 
-fn change(before: &[f64], after: &[f64], threshold: f64) -> Option<Change> {
-    let ratio = Ratio::of(after, before)?;
+fn change(before: &[f64], after: &[f64], wider: f64, threshold: f64) -> Option<Change> {
+    let ratio = Ratio::of(after, before)?.widened(wider);
     let thousandth = |value: f64| (value * 1000.0).round() / 1000.0;
     Some(Change {
         before_ms: thousandth(median(before)?),

@@ -18,6 +18,10 @@
 //! fewer real differences. Order statistics (Hettmansperger and Sheather 1986 for the median; Mann, Whitney, Hodges and
 //! Lehmann for the ratio) assume no distribution, shrug off outliers and give the same answer every time.
 //!
+//! All of them take rounds to be independent of each other. Arms run in turn share what is slow to change, so their
+//! ratio is none the worse; between two runs it is the whole difference, and [`widening`] says how much wider their
+//! interval must be.
+//!
 //! Five rounds or fewer cannot carry 95 %: the interval is then the whole range, and [`Interval::confidence`] says what
 //! that is worth.
 //!
@@ -26,11 +30,13 @@
 
 use serde::{Deserialize, Serialize};
 
+mod dependence;
 mod interval;
 mod noise;
 #[cfg(test)]
 mod tests;
 
+pub use dependence::widening;
 pub use interval::{Interval, Ratio};
 pub use noise::{Drift, coefficient_of_variation, drift, outliers};
 

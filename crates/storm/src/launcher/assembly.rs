@@ -7,13 +7,9 @@
 //! ```
 //! The default mechanisms therefore show at most one attach a container in any mount namespace and none in the host's;
 //! the comparison mechanisms attach and detach in the caller's own, which is the incident.
-//!
-//! Writable directories stay until the storm ends (ext4 without a journal looks at every inode deleted lately whenever
-//! it makes a file, which would make later rounds slower), except those of `copy`, which hold the whole image.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -23,15 +19,18 @@ use plywood_engine::mechanism::{Choice, Mechanism};
 use plywood_engine::plan::{self, PlanError, Request};
 use plywood_kernel::mountns::unshare_current_thread;
 use plywood_kernel::{MountNs, SyscallError};
-use plywood_store::{NewSnapshot, Snapshot, SnapshotId};
+use plywood_store::NewSnapshot;
 use rustix::fs::CWD;
 
 use super::{LaunchFailure, Launched, Launcher, LauncherError, Round};
 use crate::admission::Admission;
 
 mod ground;
+mod writable;
 
 use ground::Tenant;
+use writable::{Directories, Writable};
+
 pub use ground::{Ground, GroundConfig};
 
 /// One arm.
@@ -54,16 +53,14 @@ pub struct Config {
 pub struct Assembly {
     config: Config,
     round: Mutex<Vec<Arc<Container>>>,
-    /// Writable directories to be removed at the end.
-    kept: Mutex<Vec<SnapshotId>>,
+    writable: Writable,
 }
 
 /// One container of the round.
 #[derive(Debug)]
 struct Container {
     tenant: Tenant,
-    snapshot: Snapshot,
-    scratch: PathBuf,
+    directories: Directories,
     state: Mutex<State>,
 }
 
@@ -114,12 +111,12 @@ pub fn open(config: Config) -> Result<Assembly, LauncherError> {
             .start_worker()
             .map_err(LauncherError::doing("starting the worker with a private mount namespace"))?;
     }
-    Ok(Assembly { config, round: Mutex::default(), kept: Mutex::default() })
+    let writable = Writable::of(config.mechanism);
+    Ok(Assembly { config, round: Mutex::default(), writable })
 }
 
 impl Launcher for Assembly {
     fn prepare(&self, round: Round) -> Result<(), LauncherError> {
-        const DOING: &str = "making the containers' writable directories";
         let ground = &self.config.ground;
         let root = rustix::fs::stat(self.config.lowers.topmost())
             .map_err(LauncherError::doing("looking at the image's root directory"))?;
@@ -142,18 +139,12 @@ impl Launcher for Assembly {
                 }
             })
             .collect();
-        let snapshots = ground.store().record_snapshots(&new).map_err(LauncherError::doing(DOING))?;
-        lock(&self.kept).extend(snapshots.iter().map(|snapshot| snapshot.id));
-        for (snapshot, new) in snapshots.iter().zip(&new) {
-            ground.store().make_snapshot(snapshot.id, new).map_err(LauncherError::doing(DOING))?;
-        }
-        let containers = tenants.into_iter().zip(snapshots).map(|(tenant, snapshot)| {
-            let scratch = ground.scratch(&snapshot.id.to_string());
-            Arc::new(Container { tenant, snapshot, scratch, state: Mutex::new(State::Fresh) })
+        let directories = self.writable.make(ground, &new)?;
+        let containers = tenants.into_iter().zip(directories).map(|(tenant, directories)| {
+            Arc::new(Container { tenant, directories, state: Mutex::new(State::Fresh) })
         });
         *lock(&self.round) = containers.collect();
-        // What was made is not written back while something is measured.
-        plywood_kernel::syncfs(ground.store().root().dir()).map_err(LauncherError::doing(DOING))
+        Ok(())
     }
 
     fn launch(&self, container: usize) -> Result<Launched, LaunchFailure> {
@@ -186,12 +177,11 @@ impl Launcher for Assembly {
             }
         }
         self.config.ground.drain();
-        if self.config.mechanism == Mechanism::Copy { self.remove_snapshots() } else { Ok(()) }
+        self.writable.remove(&self.config.ground)
     }
 
     fn close(&self) -> Result<(), LauncherError> {
-        self.remove()?;
-        self.remove_snapshots()
+        self.remove()
     }
 
     fn versions(&self) -> BTreeMap<String, String> {
@@ -201,14 +191,9 @@ impl Launcher for Assembly {
 
 impl Assembly {
     fn request(&self, container: &Container) -> Request {
-        let snapshot = &container.snapshot;
-        let mut request = Request::new(
-            self.config.lowers.clone(),
-            container.tenant.map.clone(),
-            snapshot.upper(),
-            snapshot.work(),
-            &container.scratch,
-        );
+        let Directories { upper, work, points } = &container.directories;
+        let mut request =
+            Request::new(self.config.lowers.clone(), container.tenant.map.clone(), upper, work, points);
         request.choice = Choice::Forced(self.config.mechanism);
         request.passes = self.config.passes;
         request
@@ -217,12 +202,6 @@ impl Assembly {
     /// As at a container's end: its namespace goes, then its root file system.
     fn close_one(&self, running: Running) {
         self.config.ground.reap(running.namespace, running.rootfs);
-    }
-
-    fn remove_snapshots(&self) -> Result<(), LauncherError> {
-        let kept = std::mem::take(&mut *lock(&self.kept));
-        let removed = self.config.ground.store().remove_snapshots(&kept);
-        removed.map_err(LauncherError::doing("removing the containers' writable directories"))
     }
 }
 

@@ -129,6 +129,13 @@ impl Ratio {
         let interval = Interval { lo: ratios[k - 1], hi: ratios[m * n - k], confidence };
         Some(Self { value, interval: Some(interval) })
     }
+
+    /// The same, its interval so many times as wide, on a scale of ratios.
+    #[must_use]
+    pub fn widened(self, times: f64) -> Self {
+        let away = |end: f64| self.value * (end / self.value).powf(times);
+        Self { interval: self.interval.map(|interval| interval.map(away)), ..self }
+    }
 }
 
 /// The chance that at most so many of n values lie below their median: 0, 1, ... up to the half.

@@ -250,3 +250,54 @@ proptest! {
         let _ = (drift(&values), outliers(&values), coefficient_of_variation(&values));
     }
 }
+
+/// Rounds of a machine that changes slowly: each keeps so much of what the one before had.
+fn slow(n: usize, keeps: f64, random: &mut Random) -> Vec<f64> {
+    let mut weather = random.normal();
+    let fresh = (1.0 - keeps * keeps).sqrt();
+    (0..n)
+        .map(|_| {
+            weather = keeps * weather + fresh * random.normal();
+            (0.05 * weather).exp()
+        })
+        .collect()
+}
+
+/// The promise of a comparison of two runs, kept where rounds resemble those before them; without the widening it is not.
+#[test]
+fn intervals_between_runs_know_of_slow_changes() {
+    let mut random = Random(21);
+    for (n, keeps, narrow) in [(10, 0.3, 0.90), (15, 0.3, 0.90), (30, 0.3, 0.90), (30, 0.5, 0.80)] {
+        let (mut without, mut with) = (0, 0);
+        for _ in 0..2000 {
+            let arms: Vec<Vec<f64>> = (0..4).map(|_| slow(n, keeps, &mut random)).collect();
+            let wider = widening(&arms.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let ratio = Ratio::of(&arms[0], &arms[1]).unwrap();
+            without += usize::from(ratio.interval.unwrap().contains(1.0));
+            with += usize::from(ratio.widened(wider).interval.unwrap().contains(1.0));
+        }
+        let share = |covered: usize| covered as f64 / 2000.0;
+        assert!(share(without) < narrow, "{n} rounds, {keeps}: {}", share(without));
+        assert!(share(with) > 0.92, "{n} rounds, {keeps}: {}", share(with));
+    }
+}
+
+#[test]
+fn independent_rounds_widen_little() {
+    let mut random = Random(22);
+    for (n, most) in [(10, 1.2), (30, 1.1)] {
+        let mean = (0..1000)
+            .map(|_| {
+                let arms: Vec<Vec<f64>> = (0..4).map(|_| slow(n, 0.0, &mut random)).collect();
+                widening(&arms.iter().map(Vec::as_slice).collect::<Vec<_>>())
+            })
+            .sum::<f64>()
+            / 1000.0;
+        assert!((1.0..most).contains(&mean), "{n} rounds: {mean}");
+    }
+    for nothing in [&[][..], &[&[1.0; 20][..]], &[&[1.0, 2.0][..]]] {
+        assert_eq!(widening(nothing), 1.0);
+    }
+    let rising: Vec<f64> = (1..40).map(f64::from).collect();
+    assert!((2.9..3.1).contains(&widening(&[&rising])));
+}

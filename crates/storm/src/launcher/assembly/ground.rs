@@ -3,12 +3,11 @@
 //! ```text
 //! scratch/.trial-<pid>-storm/       swept by the store once this process is dead, mounts below it included
 //!   rootfs/                         where root file systems are attached, each in its own namespace
-//!   <snapshot>/                     mount points of one launch, while it assembles
+//!   memory/                         writable directories and mount points of launches: a tmpfs
 //! ```
 //!
 //! Invariant: the ids of its containers are leased as long as it lives.
 
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,15 +16,15 @@ use plywood_engine::capabilities::Capabilities;
 use plywood_engine::idrange::UserNsPool;
 use plywood_kernel::{IdMap, MountNs, Reaper, SyscallError, UserNs, remove_tree};
 use plywood_store::Store;
-use rustix::fs::IFlags;
 
+use super::writable::Memory;
 use crate::launcher::LauncherError;
 use crate::launcher::ids::Ids;
 
 /// What a ground is made of.
 #[derive(Debug)]
 pub struct GroundConfig<'a> {
-    /// Where images are, and writable directories.
+    /// Where images are.
     pub store: &'a Store,
     /// What the kernel can do on the store's file system.
     pub capabilities: Capabilities,
@@ -43,7 +42,7 @@ pub struct Ground {
     worker: Mutex<Option<Arc<PrivateWorker>>>,
     home: MountNs,
     template: MountNs,
-    place: PathBuf,
+    memory: Memory,
     rootfs: PathBuf,
     /// Last, so that they are given back last.
     _ids: Arc<Ids>,
@@ -76,13 +75,14 @@ impl Ground {
         };
         let (tenants, template, home, reaper) =
             prepare().map_err(LauncherError::doing("making what all containers share"))?;
-        spread(store.root().scratch());
-        spread(store.root().snapshots());
         let place = store.root().path().join("scratch").join(place_name());
         let rootfs = place.join("rootfs");
         std::fs::create_dir_all(&rootfs)
             .map_err(|source| LauncherError::new(format!("making {}", rootfs.display()), source))?;
+        // After the template namespace, which has no use for it.
+        let memory = Memory::attach(place.join("memory")).inspect_err(|_| remove_place(&store))?;
         Ok(Self {
+            memory,
             store,
             capabilities: config.capabilities,
             tenants,
@@ -90,7 +90,6 @@ impl Ground {
             worker: Mutex::new(None),
             home,
             template,
-            place,
             rootfs,
             _ids: config.ids,
         })
@@ -126,15 +125,15 @@ impl Ground {
         &self.rootfs
     }
 
-    /// A directory that one launch may make and use.
-    pub(super) fn scratch(&self, name: &str) -> PathBuf {
-        self.place.join(name)
+    /// Where writable directories are.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     pub(super) fn start_worker(&self) -> Result<(), SyscallError> {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.is_none() {
-            *worker = Some(Arc::new(PrivateWorker::start(&[self.store.root().path()])?));
+            *worker = Some(Arc::new(PrivateWorker::start(&[self.store.root().path(), self.memory.path()])?));
         }
         Ok(())
     }
@@ -157,21 +156,15 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         self.reaper.drain();
-        if let Err(error) = remove_tree(self.store.root().scratch(), Path::new(&place_name())) {
-            tracing::error!(error = &error as &dyn std::error::Error, "removing {}", self.place.display());
-        }
+        self.memory.detach();
+        remove_place(&self.store);
     }
 }
 
-/// Asks the file system to put what is made in `directory` elsewhere on the disk than what earlier storms deleted.
-///
-/// ext4 without a journal does not give out an inode again for minutes after its deletion, and looks at each such one
-/// whenever it makes a file nearby: each storm would be slower than the one before. Other file systems know no such flag.
-fn spread(directory: BorrowedFd<'_>) {
-    let flagged = rustix::fs::ioctl_getflags(directory)
-        .and_then(|flags| rustix::fs::ioctl_setflags(directory, flags | IFlags::TOPDIR));
-    if let Err(errno) = flagged {
-        tracing::debug!(%errno, "no flag for directories that do not belong together");
+fn remove_place(store: &Store) {
+    let name = place_name();
+    if let Err(error) = remove_tree(store.root().scratch(), Path::new(&name)) {
+        tracing::error!(error = &error as &dyn std::error::Error, "removing scratch/{name}");
     }
 }
 
