@@ -278,13 +278,17 @@ fn stalls(arm: &Measured<'_>) -> bool {
     failed(arm) >= STALLS || over_a_second(arm) >= STALLS
 }
 
+/// What is past its bound.
 fn stalled(arm: &Measured<'_>) -> String {
-    format!(
-        "by `{}` {} of launches fail and {} of readings of the mount table take over a second",
-        way(arm.arm),
-        show::percent(failed(arm)),
-        show::percent(over_a_second(arm))
-    )
+    let (failed, slow) = (failed(arm), over_a_second(arm));
+    let launches = format!("{} of launches fail", show::percent(failed));
+    let readings = format!("{} of readings of the mount table take over a second", show::percent(slow));
+    let what = match (failed >= STALLS, slow >= STALLS) {
+        (true, false) => launches,
+        (false, true) => readings,
+        _ => format!("{launches} and {readings}"),
+    };
+    format!("by `{}` {what}", way(arm.arm))
 }
 
 /// Mounts attached a container, in any namespace and the host's.

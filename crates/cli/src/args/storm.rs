@@ -20,6 +20,7 @@ pub const EXAMPLES: &str = "Examples:
   plywood storm --launcher run,containerd --containers 50 --html report.html
   plywood storm --admission all,2,llc --mechanism common-parent
   plywood storm --compare before.jsonl after.jsonl     two files that --raw has written
+  plywood storm --show before.jsonl --html before.html the report of one of them
 
 Exit codes:
   0    done, and every launch of the rounds that count was in time
@@ -123,8 +124,11 @@ pub struct Storm {
     /// Write a report to this file: one page of HTML that needs no network.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub html: Option<PathBuf>,
+    /// Show a file that --raw has written, and start nothing; with --html, make its report.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw"], help_heading = "Output")]
+    pub show: Option<PathBuf>,
     /// Compare two files that --raw has written, and start nothing.
-    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html"], help_heading = "Output")]
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html", "show"], help_heading = "Output")]
     pub compare: Vec<PathBuf>,
 }
 

@@ -6,10 +6,10 @@
 //! ```
 //! What is shown is worked out of the lines alone. Whatever ends a storm, its image and its launchers are closed.
 
-mod compare;
 mod image;
 mod launchers;
 mod output;
+mod saved;
 mod settings;
 
 use std::path::Path;
@@ -36,10 +36,13 @@ use launchers::Launchers;
 use output::Output;
 use settings::Settings;
 
-/// Runs a storm, or compares two.
+/// Runs a storm, or compares or shows saved ones.
 pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     if let [before, after] = args.compare.as_slice() {
-        return compare::run(context, before, after);
+        return saved::compare(context, before, after);
+    }
+    if let Some(path) = &args.show {
+        return saved::show(context, args, path);
     }
     let machine = Topology::read();
     let mut settings = Settings::from_args(args, &machine)?;

@@ -120,12 +120,16 @@ fn root_the_incident_is_what_a_storm_is_about() {
             assert!(arms[0].get(name).is_some(), "{name}: {}", arms[0]);
         }
         // Every sample is there: for each arm a round that warms up and one that counts.
-        let lines = lines(&fs::read_to_string(&raw).unwrap());
+        let lines = lines_of(&fs::read_to_string(&raw).unwrap());
         let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).count();
         assert_eq!((of("run"), of("launch"), of("round"), of("end")), (1, 16, 4, 1));
         assert_eq!(lines[0]["image"], "generated: layers=5,files=20,size=10,seed=7");
         assert_eq!(lines.last().unwrap()["complete"], true);
-        assert!(fs::read_to_string(&html).unwrap().contains("<html"));
+        let page = fs::read_to_string(&html).unwrap();
+        assert!(page.contains("<html"));
+        let shown = bed.ok(&["storm", "--show", text(&raw), "--html", text(&html), "--json"]);
+        assert_eq!(lines_of(&shown), arms);
+        assert_eq!(fs::read_to_string(&html).unwrap(), page);
         // And says the same when it is read again.
         let same = bed.ok(&["storm", "--compare", text(&raw), text(&raw)]);
         assert!(same.contains("same") || same.contains("unclear"), "{same}");
@@ -142,7 +146,7 @@ fn root_the_incident_is_what_a_storm_is_about() {
     });
 }
 
-fn lines(raw: &str) -> Vec<Value> {
+fn lines_of(raw: &str) -> Vec<Value> {
     raw.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -231,7 +235,7 @@ fn root_the_product_itself_is_a_launcher() {
             // The runtime mounts a good deal for each container.
             assert!(mounts(arm).2 > 4 * 10, "{arm}");
         }
-        let lines = lines(&fs::read_to_string(&raw).unwrap());
+        let lines = lines_of(&fs::read_to_string(&raw).unwrap());
         assert!(lines[0]["host"]["versions"].to_string().contains("version"), "{}", lines[0]);
         let mut due: BTreeMap<u64, f64> = BTreeMap::new();
         for line in
@@ -289,7 +293,7 @@ fn root_ctrl_c_takes_everything_back() {
             let code = done.status.code();
             assert!(code == Some(130), "{launcher} {code:?}\n{}\n{}", done.stdout, done.stderr);
             let raw = fs::read_to_string(&raw).unwrap();
-            if let Some(end) = lines(&raw).last() {
+            if let Some(end) = lines_of(&raw).last() {
                 assert_eq!((&end["kind"], &end["complete"]), (&"end".into(), &false.into()), "{end}");
             }
             bed.nothing_left();

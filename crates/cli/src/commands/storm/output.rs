@@ -74,8 +74,13 @@ impl Output {
                 raw.flush()?;
             }
         }
-        self.lines.push(line.clone());
+        self.keep(line.clone());
         Ok(())
+    }
+
+    /// Shows this line in the end, too.
+    pub fn keep(&mut self, line: Line) {
+        self.lines.push(line);
     }
 
     /// Shows what was measured; answers whether a launch has failed.

@@ -1,4 +1,4 @@
-//! `plywood storm --compare BEFORE AFTER`: two files that `--raw` has written.
+//! `plywood storm --compare BEFORE AFTER` and `--show FILE`: files that `--raw` has written.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,11 +8,14 @@ use plywood_storm::compare::{Outcome, THRESHOLD, compare_runs};
 use plywood_storm::record::Line;
 use plywood_storm::summary;
 
+use crate::args::Storm;
 use crate::context::Context;
 use crate::output;
 
+use super::output::Output;
+
 /// Compares them, arm by arm.
-pub fn run(context: &Context, before: &Path, after: &Path) -> anyhow::Result<ExitCode> {
+pub fn compare(context: &Context, before: &Path, after: &Path) -> anyhow::Result<ExitCode> {
     let comparison = compare_runs(&read(before)?, &read(after)?, THRESHOLD)?;
     if context.json {
         output::json(&comparison)?;
@@ -20,6 +23,15 @@ pub fn run(context: &Context, before: &Path, after: &Path) -> anyhow::Result<Exi
         output::text_out(&format!("{comparison}\n"))?;
     }
     Ok(if comparison.verdict == Outcome::Slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Shows one as its storm did.
+pub fn show(context: &Context, args: &Storm, path: &Path) -> anyhow::Result<ExitCode> {
+    let lines = read(path)?;
+    let mut output = Output::open(args)?;
+    lines.into_iter().for_each(|line| output.keep(line));
+    let failures = output.finish(context).with_context(|| format!("reading {}", path.display()))?;
+    Ok(if failures { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
