@@ -49,7 +49,7 @@ impl Bed {
 }
 
 fn arms(done: &Done) -> Vec<Value> {
-    done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    lines_of(&done.stdout)
 }
 
 /// Counts of mount operations of an arm: on the host's table, anywhere.

@@ -9,7 +9,6 @@
 //! the comparison mechanisms attach and detach in the caller's own, which is the incident.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -182,10 +181,6 @@ impl Launcher for Assembly {
 
     fn close(&self) -> Result<(), LauncherError> {
         self.remove()
-    }
-
-    fn versions(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("plywood".to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
     }
 }
 

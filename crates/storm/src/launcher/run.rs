@@ -13,7 +13,7 @@
 //!
 //! Invariant: whatever a report named is removed; of a command that ended without a report nothing is left.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -153,10 +153,6 @@ impl Launcher for Run {
                 tracing::debug!(%errno, "interrupting a `plywood run` that has just ended");
             }
         }
-    }
-
-    fn versions(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("plywood".to_owned(), env!("CARGO_PKG_VERSION").to_owned())])
     }
 
     /// All callers of a burst wait for one command, which bounds what starts at a time itself.

@@ -129,7 +129,7 @@ pub(crate) fn loaded(run: &Run) -> Option<String> {
 /// containers: its work is the storm's.
 #[expect(clippy::cast_precision_loss, reason = "CPUs are few")]
 fn others(storm: &Storm<'_>, measured: &Measured<'_>) -> Option<f64> {
-    if matches!(measured.arm.launcher, LauncherKind::Containerd | LauncherKind::Cri) {
+    if measured.arm.launcher != LauncherKind::Assembly {
         return None;
     }
     let each = measured.each(|round| {
