@@ -9,8 +9,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::manifest::{Descriptor, Index};
+use crate::printable::printable;
 
-/// Operating system, architecture and variant, normalised. Displayed as `os/architecture[/variant]`.
+/// Operating system, architecture and variant, normalised. Displayed as `os/architecture[/variant]`, printable whatever an
+/// image has written there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
     os: String,
@@ -213,11 +215,10 @@ impl FromStr for Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_unknown =
-            |name: &'static str, text: &str| if text.is_empty() { name.to_owned() } else { text.to_owned() };
-        write!(f, "{}/{}", or_unknown("unknown", &self.os), or_unknown("unknown", &self.architecture))?;
+        let or_unknown = |text| printable(if text == "" { "unknown" } else { text });
+        write!(f, "{}/{}", or_unknown(&self.os), or_unknown(&self.architecture))?;
         match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
+            Some(variant) => write!(f, "/{}", printable(variant)),
             None => Ok(()),
         }
     }

@@ -99,3 +99,12 @@ fn the_host_runs_its_own_baseline() {
     assert!(host.accepts(&Platform::new(host.os(), host.architecture(), None)), "{host}");
     assert!(!host.accepts(&Platform::new("linux", "none", None)));
 }
+
+/// What an index or config calls its platform went to the terminal as it was.
+#[test]
+fn platforms_of_foreign_images_are_printable() {
+    let mut index = index(&[Some("linux/s390x")]);
+    index.manifests[0].platform = Some(Platform::new("\u{1b}[2Jlinux", "x\u{202e}", Some("\u{7}v1")));
+    let error = choose(&index, &"linux/amd64".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().ends_with(r"it is for \u{1b}[2jlinux/x\u{202e}/\u{7}v1"), "{error}");
+}

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use plywood_image::manifest::{Document, ManifestError};
-use plywood_image::{Descriptor, Digest, Reference, limits};
+use plywood_image::{Descriptor, Digest, Reference, limits, printable};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::Cancel;
@@ -34,7 +34,7 @@ pub enum LocalError {
         source: io::Error,
     },
     /// A file of it cannot be read.
-    #[error("cannot read {name} of {}", path.display())]
+    #[error("cannot read {} of {}", printable(name), path.display())]
     File {
         /// The layout or archive.
         path: PathBuf,
@@ -84,7 +84,7 @@ pub enum LocalError {
         found: Box<Digest>,
     },
     /// Larger than accepted.
-    #[error("{name} of {} has more than {limit} bytes, the largest accepted", path.display())]
+    #[error("{} of {} has more than {limit} bytes, the largest accepted", printable(name), path.display())]
     TooLarge {
         /// The layout or archive.
         path: PathBuf,
@@ -111,7 +111,7 @@ pub enum LocalError {
         reason: String,
     },
     /// Several images, and none chosen.
-    #[error("{} holds several images: {}", path.display(), names.join(", "))]
+    #[error("{} holds several images: {}", path.display(), printable(&names.join(", ")))]
     Several {
         /// The layout or archive.
         path: PathBuf,
@@ -119,7 +119,7 @@ pub enum LocalError {
         names: Vec<String>,
     },
     /// The image asked for is not among them.
-    #[error("{} has no image {wanted:?}; it has: {}", path.display(), names.join(", "))]
+    #[error("{} has no image {wanted:?}; it has: {}", path.display(), printable(&names.join(", ")))]
     NoSuchImage {
         /// The layout or archive.
         path: PathBuf,

@@ -10,7 +10,7 @@ mod error;
 use std::io::Read as _;
 use std::net::IpAddr;
 
-use plywood_image::{Digest, Reference};
+use plywood_image::{Digest, Reference, printable};
 
 pub(super) use download::Sink;
 pub use error::RegistryError;
@@ -294,9 +294,8 @@ pub(super) fn server_message(reply: &mut Reply) -> String {
         .or(document.details)
         .or(document.message)
         .unwrap_or_default();
-    // Foreign text on its way to a terminal.
-    let clean: String = text.chars().filter(|c| !c.is_control()).take(300).collect();
-    if clean.is_empty() { clean } else { format!(": {clean}") }
+    let text: String = text.trim().chars().take(300).collect();
+    if text.is_empty() { text } else { format!(": {}", printable(&text)) }
 }
 
 /// The host of `host`, `host:port` or `[address]:port`, without brackets.

@@ -396,3 +396,24 @@ fn root_a_bomb_is_stopped() {
     assert!(error.contains("more than 8388608 bytes"), "{error}");
     assert_untouched(&store);
 }
+
+/// What a layout calls its images, and a config its platform, went to the terminal as it was.
+#[test]
+fn root_foreign_text_is_printable() {
+    require_root();
+    let layer = [small_layer("a")];
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let several = Layout::new().image("\u{1b}[2Jone", &here(), &layer).image("two\u{202e}", &here(), &layer);
+    let named = Layout::of("\u{1b}[2Jone", &layer);
+    let elsewhere = Layout::new().image("other", "\u{9b}2J", &layer);
+    for (layout, expected) in [
+        (several, r"several images: \u{1b}[2Jone, two\u{202e}"),
+        (named, r#"is named "\u{1b}[2Jone""#),
+        (elsewhere, r"is for linux/\u{9b}2j"),
+    ] {
+        let error = chain(&import(&store, &pins, &layout).unwrap_err());
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert_untouched(&store);
+    }
+}

@@ -216,7 +216,7 @@ fn root_misbehaving_servers_are_reported() {
                     ..Response::new(404)
                 })
             },
-            &["has no manifest team/app:1", "manifest unknown"],
+            &["has no manifest team/app:1", r"manifest \u{1b}unknown"],
         ),
         ("never available", |_, _| Some(Response::new(503)), &["answered 503"]),
         ("forbidden", |_, _| Some(Response::new(403)), &["refuses access", "403"]),

@@ -6,6 +6,7 @@
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
+use plywood_image::printable;
 use serde::Deserialize;
 
 use super::credentials::Credential;
@@ -76,7 +77,8 @@ fn ask(program: &str, server: &str) -> Result<Option<Credential>, HelperError> {
         if text.to_ascii_lowercase().contains(NOT_FOUND) {
             return Ok(None);
         }
-        let message = text.lines().next().unwrap_or("no message").trim().to_owned();
+        let line: String = text.lines().next().unwrap_or("no message").trim().chars().take(300).collect();
+        let message = printable(&line).to_string();
         return Err(HelperError::Failed { program, message });
     }
     let Answer { username, secret } =
@@ -138,6 +140,8 @@ mod tests {
         assert_eq!(ask_script("echo credentials not found in native keychain; exit 1").unwrap(), None);
         let failed = ask_script("echo keychain is locked; exit 1").unwrap_err();
         assert!(failed.to_string().contains("keychain is locked"), "{failed}");
+        let escapes = ask_script(r"printf '\033]0;title\007'; exit 1").unwrap_err();
+        assert!(escapes.to_string().ends_with(r"failed: \u{1b}]0;title\u{7}"), "{escapes}");
         assert!(matches!(ask_script("echo nonsense"), Err(HelperError::Answer { .. })));
         assert!(matches!(get("../../bin/sh", "x"), Err(HelperError::Name(_))));
         assert!(matches!(get("surely-absent", "x"), Err(HelperError::Run { .. })));
