@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::manifest::{Descriptor, Index};
-use crate::printable::printable;
+use crate::printable::{Printable, printable};
 
 /// Operating system, architecture and variant, normalised. Displayed as `os/architecture[/variant]`, printable whatever an
 /// image has written there.
@@ -215,8 +215,10 @@ impl FromStr for Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_unknown = |text| printable(if text == "" { "unknown" } else { text });
-        write!(f, "{}/{}", or_unknown(&self.os), or_unknown(&self.architecture))?;
+        fn known(text: &str) -> Printable<'_> {
+            printable(if text.is_empty() { "unknown" } else { text })
+        }
+        write!(f, "{}/{}", known(&self.os), known(&self.architecture))?;
         match &self.variant {
             Some(variant) => write!(f, "/{}", printable(variant)),
             None => Ok(()),
