@@ -104,6 +104,22 @@ impl Config {
     }
 }
 
+/// Of these paths those that there are in `namespace`, or in the one of the calling thread.
+///
+/// # Errors
+/// A namespace that cannot be entered, no threads left.
+pub fn those_there(
+    namespace: Option<MountNs>,
+    mut paths: Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, SyscallError> {
+    let place = Place::new(namespace.map(Arc::new))?;
+    let look = move || {
+        paths.retain(|path| rustix::fs::stat(path).is_ok());
+        Ok(paths)
+    };
+    Ok(thread::run("plywood-walker", &place, look, |there, _| Ok(there))?.stop()?.0)
+}
+
 impl Bystanders {
     /// Starts them all. They are at work when this returns.
     ///

@@ -49,8 +49,9 @@ pub struct Storm {
     pub grace: Duration,
     /// Where launching threads run.
     pub seats: Seats,
-    /// The path bystanders look up meanwhile; none for a storm without bystanders.
-    pub walk: Option<PathBuf>,
+    /// Paths for bystanders to look up meanwhile, the best first: they take one that every launcher's namespace has, so
+    /// that their times can be compared. None for a storm without bystanders.
+    pub walks: Vec<PathBuf>,
 }
 
 /// CPUs of launching threads.
@@ -183,7 +184,7 @@ impl Storm {
         &self,
         launchers: &[Arc<dyn Launcher>],
     ) -> Result<Vec<Option<Arc<bystander::Config>>>, StormError> {
-        let Some(walk) = &self.walk else { return Ok(vec![None; launchers.len()]) };
+        let Some(walk) = self.walk(launchers)? else { return Ok(vec![None; launchers.len()]) };
         let mut ours: Option<Arc<bystander::Config>> = None;
         let mut watched = Vec::new();
         for launcher in launchers {
@@ -196,6 +197,15 @@ impl Storm {
             watched.push(Some(config));
         }
         Ok(watched)
+    }
+
+    /// The first path that all of them have; where none is, the last, which bystanders then do not find.
+    fn walk(&self, launchers: &[Arc<dyn Launcher>]) -> Result<Option<PathBuf>, StormError> {
+        let mut there = self.walks.clone();
+        for launcher in launchers {
+            there = bystander::those_there(launcher.namespace()?, there)?;
+        }
+        Ok(there.into_iter().next().or_else(|| self.walks.last().cloned()))
     }
 
     fn round(

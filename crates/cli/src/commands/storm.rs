@@ -12,7 +12,7 @@ mod output;
 mod saved;
 mod settings;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -121,12 +121,9 @@ fn storm(
     };
     output.begin(context, &run)?;
     output.write(&Line::Run(Box::new(run))).context("writing down what was asked for")?;
-    let harness = settings.harness(arms, walk());
+    let harness = settings.harness(arms, WALKS.map(PathBuf::from).to_vec());
     Ok(harness.run(launchers.all(), output, context.cancel.flag()))
 }
 
-/// A path as long as those that programs look up all day, on every machine.
-fn walk() -> std::path::PathBuf {
-    let usual = ["/usr/lib/systemd/system", "/usr/share/doc", "/usr/lib", "/usr", "/"];
-    usual.into_iter().map(Path::new).find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
-}
+/// Paths as long as those that programs look up all day; one of them is on every machine, and in every namespace.
+const WALKS: [&str; 5] = ["/usr/lib/systemd/system", "/usr/share/doc", "/usr/lib", "/usr", "/"];

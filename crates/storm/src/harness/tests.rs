@@ -135,7 +135,7 @@ fn storm(arms: Vec<Arm>, repeat: u32) -> Storm {
         timeout: Duration::from_secs(30),
         grace: Duration::from_secs(30),
         seats: Seats::Anywhere,
-        walk: None,
+        walks: Vec::new(),
     }
 }
 

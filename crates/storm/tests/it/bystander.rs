@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use plywood_kernel::testing::{Denied, deny, in_private_mount_ns, on_own_thread, require_root};
 use plywood_kernel::{MountFd, MountNs, UnmountFlags, table, unmount};
-use plywood_storm::bystander::{Bystanders, Config, Observed};
+use plywood_storm::bystander::{Bystanders, Config, Observed, those_there};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 
@@ -129,6 +129,24 @@ fn root_what_the_kernel_refuses_is_told() {
             assert!(observed.watcher.wakeups >= 1);
         });
     });
+}
+
+/// A containerd in a root of its own does not have all paths of ours.
+#[test]
+fn root_paths_are_looked_for_where_bystanders_live() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let (hidden, shown) = (deep(&dir.path().join("hidden")), deep(&dir.path().join("shown")));
+    let theirs = in_private_mount_ns(|| {
+        // An empty directory over one of them.
+        let empty = tempfile::tempdir_in(dir.path()).unwrap();
+        let empty = MountFd::clone_tree(CWD, empty.path(), false).unwrap();
+        empty.attach(CWD, dir.path().join("hidden")).unwrap();
+        MountNs::current().unwrap()
+    });
+    let paths = vec!["/no/such/path".into(), hidden.clone(), shown.clone()];
+    assert_eq!(those_there(None, paths.clone()).unwrap(), [hidden, shown.clone()]);
+    assert_eq!(those_there(Some(theirs), paths).unwrap(), [shown]);
 }
 
 #[test]

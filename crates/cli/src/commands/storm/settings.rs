@@ -96,8 +96,8 @@ impl Settings {
         }
     }
 
-    /// For these arms; `walk` is looked up by bystanders.
-    pub fn harness(&self, arms: Vec<Arm>, walk: PathBuf) -> Harness {
+    /// For these arms; bystanders look up the first of `walks` that there is wherever launchers work.
+    pub fn harness(&self, arms: Vec<Arm>, walks: Vec<PathBuf>) -> Harness {
         Harness {
             arms,
             repeat: self.repeat,
@@ -106,7 +106,7 @@ impl Settings {
             timeout: self.timeout,
             grace: GRACE,
             seats: self.seats.clone(),
-            walk: Some(walk),
+            walks,
         }
     }
 }
