@@ -2,7 +2,7 @@
 //!
 //! [`Client`] connects to a socket; a [`Session`] is everything one process makes in one namespace of containerd, and
 //! takes it back; [`Pods`] does the same through CRI. All calls block; the few threads that do the work belong to the
-//! client. What a containerd can do is asked of it ([`Client::snapshotters`], [`Pods::open`]). Only how its own client
+//! client. What a containerd can do is asked of it ([`Client::snapshotters`], [`Pods::map_ids`]). Only how its own client
 //! mounts root file systems ([`Version::mounting`]) can be told by nothing but its version.
 //!
 //! It refuses to mount: [`Rootfs`] says what containerd would have mounted, whoever wants to mounts it.

@@ -1,4 +1,5 @@
-//! Pods, through the Container Runtime Interface: what the kubelet asks a node's containerd for.
+//! Pods, through the Container Runtime Interface: what the kubelet asks a node's containerd for. Each has a user namespace
+//! of its own, where containerd can do that ([`Pods::map_ids`]), or the host's.
 //!
 //! Images have to be in containerd's namespace [`Pods::NAMESPACE`] beforehand (a [`Session`] there brings them in), and
 //! containerd needs a pod network and its pause image, as on any node.
@@ -37,6 +38,8 @@ pub struct Pods {
     client: Client,
     owner: String,
     cgroup_parent: &'static str,
+    /// By what containerd says of its default runtime.
+    user_namespaces: bool,
 }
 
 /// A pod, stopped and removed with its containers when it is dropped.
@@ -89,10 +92,10 @@ impl Pods {
     /// The namespace of containerd in which the CRI plugin has everything.
     pub const NAMESPACE: &'static str = "k8s.io";
 
-    /// Asks whether containerd can run pods with user namespaces, and removes pods that killed processes left.
+    /// Asks whether containerd can run pods, and removes those that killed processes left.
     ///
     /// # Errors
-    /// There is no CRI, it is not ready, it cannot do user namespaces.
+    /// There is no CRI, or it is not ready.
     pub fn open(client: &Client) -> Result<Arc<Pods>, PodsError> {
         let request = patient(StatusRequest { verbose: true });
         let mut runtime = RuntimeServiceClient::new(client.channel());
@@ -103,12 +106,22 @@ impl Pods {
             }
             answer => answer?,
         };
-        check(&status, client.version())?;
+        check(&status)?;
         let owner = ProcessId::current().map_err(SessionError::Identity)?.to_string();
         let cgroup_parent = if uses_systemd(&status) { SLICE } else { "/" };
-        let pods = Pods { client: client.clone(), owner, cgroup_parent };
+        let user_namespaces = has_user_namespaces(&status);
+        let pods = Pods { client: client.clone(), owner, cgroup_parent, user_namespaces };
         pods.sweep()?;
         Ok(Arc::new(pods))
+    }
+
+    /// Says whether pods can have user namespaces and id mappings of their own. Where they cannot, containerd ignores the
+    /// mapping, copies the image or refuses the pod: asking first is the caller's.
+    ///
+    /// # Errors
+    /// They cannot, and why not.
+    pub fn map_ids(&self) -> Result<(), PodsError> {
+        if self.user_namespaces { Ok(()) } else { Err(without_user_namespaces(self.client.version())) }
     }
 
     /// Whether the CRI plugin has an image.
@@ -123,7 +136,7 @@ impl Pods {
         Ok(answer.image.is_some())
     }
 
-    /// Runs a pod's sandbox: its namespaces, its network, its pause container.
+    /// Runs a pod's sandbox: its namespaces, its network, its pause container. Without a mapping it has the host's users.
     ///
     /// # Errors
     /// containerd refused.
@@ -260,24 +273,29 @@ fn namespaces(mapping: Option<&IdMap>) -> NamespaceOption {
     }
 }
 
-/// Whether pods with user namespaces can run, by what containerd says of itself.
-fn check(status: &StatusResponse, version: &Version) -> Result<(), PodsError> {
+/// Whether pods can run, by what containerd says of itself.
+fn check(status: &StatusResponse) -> Result<(), PodsError> {
     let conditions = status.status.iter().flat_map(|status| &status.conditions);
     // The kubelet goes by the first; the second says whether pods can have networks.
     let needed = |kind: &str| ["RuntimeReady", "NetworkReady"].contains(&kind);
-    if let Some(bad) = conditions.into_iter().find(|condition| needed(&condition.r#type) && !condition.status)
-    {
-        return Err(PodsError::NotReady { reason: bad.reason.clone(), message: bad.message.clone() });
+    match conditions.into_iter().find(|condition| needed(&condition.r#type) && !condition.status) {
+        Some(bad) => Err(PodsError::NotReady { reason: bad.reason.clone(), message: bad.message.clone() }),
+        None => Ok(()),
     }
-    // The handler without a name is the default one.
+}
+
+/// Whether the default runtime, the one without a name, can do user namespaces.
+fn has_user_namespaces(status: &StatusResponse) -> bool {
     let features = status.runtime_handlers.iter().filter(|handler| handler.name.is_empty());
-    if features.filter_map(|handler| handler.features).any(|features| features.user_namespaces) {
-        return Ok(());
-    }
-    Err(match version.mounting() {
+    features.filter_map(|handler| handler.features).any(|features| features.user_namespaces)
+}
+
+/// Why it cannot.
+fn without_user_namespaces(version: &Version) -> PodsError {
+    match version.mounting() {
         Mounting::Copies => PodsError::TooOld(version.clone()),
         _ => PodsError::Unsupported(version.clone()),
-    })
+    }
 }
 
 /// Whether the default runtime has systemd make control groups: the plugin shows its configuration.
@@ -319,11 +337,15 @@ mod tests {
 
     #[test]
     fn what_keeps_pods_from_running_is_named() {
-        let (old, new) = (Version::parse("1.7.24"), Version::parse("2.1.9"));
-        assert!(check(&status(true, Some(true)), &new).is_ok());
-        assert!(matches!(check(&status(false, Some(true)), &new), Err(PodsError::NotReady { .. })));
-        assert!(matches!(check(&status(true, None), &old), Err(PodsError::TooOld(_))));
-        assert!(matches!(check(&status(true, Some(false)), &new), Err(PodsError::Unsupported(_))));
+        assert!(check(&status(true, None)).is_ok());
+        assert!(matches!(check(&status(false, Some(true))), Err(PodsError::NotReady { .. })));
+        assert!(has_user_namespaces(&status(true, Some(true))));
+        assert!(
+            !has_user_namespaces(&status(true, Some(false))) && !has_user_namespaces(&status(true, None))
+        );
+        let without = |version| without_user_namespaces(&Version::parse(version));
+        assert!(matches!(without("1.7.24"), PodsError::TooOld(_)));
+        assert!(matches!(without("2.1.9"), PodsError::Unsupported(_)));
     }
 
     #[test]

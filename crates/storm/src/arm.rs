@@ -53,6 +53,47 @@ impl FromStr for LauncherKind {
     }
 }
 
+/// Whose ids the containers of a containerd have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserNs {
+    /// Their own: a user namespace and an id mapping each. So have all containers of ours.
+    #[default]
+    Private,
+    /// The host's: no user namespace, no mapping.
+    Host,
+}
+
+impl UserNs {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Private, Self::Host];
+
+    /// The name people type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl fmt::Display for UserNs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for UserNs {
+    type Err = plywood_engine::lower::UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|users| users.name() == name)
+            .ok_or_else(|| Self::Err { name: name.to_owned(), known: Self::ALL.map(Self::name).join(", ") })
+    }
+}
+
 /// One combination. What does not apply to its launcher is none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Arm {
@@ -64,6 +105,9 @@ pub struct Arm {
     pub lower: Option<LowerSource>,
     /// Which snapshotter; of containerd's only.
     pub snapshotter: Option<String>,
+    /// Whose ids they have; the host's with containerd only.
+    #[serde(default)]
+    pub userns: UserNs,
     /// How often each root file system is assembled; 2 is the incident.
     pub passes: u32,
     /// Layers of the image.
@@ -95,6 +139,9 @@ impl fmt::Display for Arm {
         if self.passes != 1 {
             write!(f, " x {}", self.passes)?;
         }
+        if self.userns == UserNs::Host {
+            write!(f, " with host users")?;
+        }
         let plural = if self.layers == 1 { "" } else { "s" };
         write!(f, ", {} layer{plural}, {} at once", self.layers, self.concurrency)?;
         if let Some(admission) = self.admission {
@@ -118,6 +165,7 @@ mod tests {
             mechanism: Some(Mechanism::PerLayer),
             lower: Some(LowerSource::Layers),
             snapshotter: None,
+            userns: UserNs::Private,
             passes: 2,
             layers: 50,
             containers: 100,
@@ -139,6 +187,20 @@ mod tests {
         assert_eq!(arm.to_string(), "containerd overlayfs, 1 layer, 100 at once, 4 admitted");
         arm.one_cache = true;
         assert_eq!(arm.to_string(), "containerd overlayfs, 1 layer, 100 at once, 4 admitted on one cache");
+        arm = Arm { userns: UserNs::Host, passes: 2, admission: None, one_cache: false, ..arm };
+        assert_eq!(arm.to_string(), "containerd overlayfs x 2 with host users, 1 layer, 100 at once");
+    }
+
+    /// Saved before there was a choice, when all had their own.
+    #[test]
+    fn arms_of_older_files_have_private_users() {
+        let mut arm = serde_json::json!({
+            "launcher": "containerd", "mechanism": null, "lower": null, "snapshotter": "overlayfs", "passes": 1,
+            "layers": 50, "containers": 100, "concurrency": 100, "admission": null,
+        });
+        assert_eq!(serde_json::from_value::<Arm>(arm.clone()).unwrap().userns, UserNs::Private);
+        arm["userns"] = "host".into();
+        assert_eq!(serde_json::from_value::<Arm>(arm).unwrap().userns, UserNs::Host);
     }
 
     #[test]

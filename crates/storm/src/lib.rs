@@ -34,5 +34,5 @@ pub mod sweep;
 pub mod threads;
 pub mod verdict;
 
-pub use arm::{Arm, LauncherKind};
+pub use arm::{Arm, LauncherKind, UserNs};
 pub use record::Line;

@@ -11,7 +11,7 @@ use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
 use serde::{Deserialize, Serialize};
 
-use crate::arm::LauncherKind;
+use crate::arm::{LauncherKind, UserNs};
 use crate::record::Line;
 use crate::stats::{Interval, Quantiles};
 
@@ -36,6 +36,8 @@ pub struct Summary {
     pub lower: Option<LowerSource>,
     /// Which snapshotter; of containerd's only.
     pub snapshotter: Option<String>,
+    /// Whose ids the containers had.
+    pub userns: UserNs,
     /// How often each root file system was assembled.
     pub passes: u32,
     /// Layers of the image.

@@ -9,7 +9,7 @@ use plywood_engine::lower::{LowerSource, MAX_LOWERS};
 use plywood_engine::mechanism::Mechanism;
 
 use crate::admission::Width;
-use crate::arm::{Arm, LauncherKind};
+use crate::arm::{Arm, LauncherKind, UserNs};
 
 /// What was asked for. An empty list means the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Sweep {
     pub lowers: Vec<LowerSource>,
     /// Of containerd; `overlayfs` by default.
     pub snapshotters: Vec<String>,
+    /// Of containerd, whose ids containers have; their own by default.
+    pub userns: Vec<UserNs>,
     /// Of containerd the root file systems only, no processes.
     pub rootfs_only: bool,
     /// Passes of the comparison mechanisms and of containerd's root file systems; 0 counts as 1.
@@ -34,6 +36,14 @@ pub struct Sweep {
     pub concurrency: Vec<usize>,
     /// How many are admitted to the part that takes global locks; all by default.
     pub admission: Vec<Width>,
+}
+
+impl Sweep {
+    /// Whether any container is to have ids of its own.
+    pub fn maps_ids(&self) -> bool {
+        let ours = or(&self.launchers, LauncherKind::Assembly).into_iter().any(is_ours);
+        ours || or(&self.userns, UserNs::default()).contains(&UserNs::Private)
+    }
 }
 
 /// What there is here.
@@ -102,7 +112,7 @@ pub enum SweepError {
 }
 
 /// The arms, each once; those that differ in the last of these vary fastest: launcher, mechanism and lower source (or
-/// snapshotter), layers, concurrency, admission.
+/// snapshotter and users), layers, concurrency, admission.
 ///
 /// # Errors
 /// [`SweepError`], naming the combination.
@@ -131,7 +141,7 @@ pub fn arms(sweep: &Sweep, here: &Here<'_>) -> Result<Vec<Arm>, SweepError> {
 /// How a launcher gets at root file systems.
 enum Way {
     Ours(Mechanism, LowerSource),
-    Theirs(String),
+    Theirs(String, UserNs),
 }
 
 fn is_ours(launcher: LauncherKind) -> bool {
@@ -176,6 +186,7 @@ fn check(sweep: &Sweep, launchers: &[LauncherKind]) -> Result<(), SweepError> {
             "launcher containerd",
         ),
         (!sweep.snapshotters.is_empty() && !theirs, "snapshotter", "launchers containerd and cri"),
+        (!sweep.userns.is_empty() && !theirs, "userns", "launchers containerd and cri"),
     ];
     match refused.into_iter().find(|(refused, ..)| *refused) {
         Some((_, option, of)) => Err(SweepError::NotOf { option, of }),
@@ -186,7 +197,10 @@ fn check(sweep: &Sweep, launchers: &[LauncherKind]) -> Result<(), SweepError> {
 fn ways(sweep: &Sweep, launcher: LauncherKind, here: &Here<'_>) -> Result<Vec<Way>, SweepError> {
     if !is_ours(launcher) {
         let snapshotters = or(&sweep.snapshotters, "overlayfs".to_owned());
-        return Ok(snapshotters.into_iter().map(Way::Theirs).collect());
+        let userns = or(&sweep.userns, UserNs::default());
+        let each =
+            |name: &String| userns.iter().map(|users| Way::Theirs(name.clone(), *users)).collect::<Vec<_>>();
+        return Ok(snapshotters.iter().flat_map(each).collect());
     }
     let mut ways = Vec::new();
     for mechanism in or(&sweep.mechanisms, here.capabilities.choose().mechanism) {
@@ -207,9 +221,9 @@ fn arm(
     concurrency: usize,
     width: Width,
 ) -> Arm {
-    let (mechanism, lower, snapshotter) = match way {
-        Way::Ours(mechanism, lower) => (Some(*mechanism), Some(*lower), None),
-        Way::Theirs(snapshotter) => (None, None, Some(snapshotter.clone())),
+    let (mechanism, lower, snapshotter, userns) = match way {
+        Way::Ours(mechanism, lower) => (Some(*mechanism), Some(*lower), None, UserNs::Private),
+        Way::Theirs(snapshotter, userns) => (None, None, Some(snapshotter.clone()), *userns),
     };
     let repeats = counts_passes(sweep, launcher) && mechanism.is_none_or(is_comparison);
     Arm {
@@ -217,6 +231,7 @@ fn arm(
         mechanism,
         lower,
         snapshotter,
+        userns,
         passes: if repeats { sweep.passes.max(1) } else { 1 },
         layers,
         containers: sweep.containers,
@@ -296,6 +311,36 @@ mod tests {
     }
 
     #[test]
+    fn users_are_varied_where_containerd_starts_the_containers() {
+        let sweep = Sweep {
+            launchers: LauncherKind::ALL.to_vec(),
+            snapshotters: vec!["overlayfs".into(), "native".into()],
+            userns: vec![UserNs::Private, UserNs::Host, UserNs::Host],
+            ..sweep()
+        };
+        assert_eq!(
+            swept(&sweep).unwrap(),
+            [
+                "assembly detached over flat, 500 layers, 100 at once",
+                "run detached over flat, 500 layers, 100 at once",
+                "containerd overlayfs, 500 layers, 100 at once",
+                "containerd overlayfs with host users, 500 layers, 100 at once",
+                "containerd native, 500 layers, 100 at once",
+                "containerd native with host users, 500 layers, 100 at once",
+                "cri overlayfs, 500 layers, 100 at once",
+                "cri overlayfs with host users, 500 layers, 100 at once",
+                "cri native, 500 layers, 100 at once",
+                "cri native with host users, 500 layers, 100 at once",
+            ]
+        );
+        assert!(sweep.maps_ids(), "those of ours do");
+        let theirs = Sweep { launchers: vec![LauncherKind::Cri], ..sweep };
+        assert!(theirs.maps_ids());
+        assert!(!Sweep { userns: vec![UserNs::Host], ..theirs.clone() }.maps_ids());
+        assert!(Sweep { userns: Vec::new(), ..theirs }.maps_ids());
+    }
+
+    #[test]
     fn what_does_not_apply_is_left_out() {
         let sweep = Sweep {
             launchers: vec![LauncherKind::Run, LauncherKind::Containerd],
@@ -366,5 +411,7 @@ mod tests {
         let detached = mechanism(Mechanism::Detached);
         refused(Sweep { launchers: cri, ..detached }, "mechanism is for launchers assembly and run");
         refused(Sweep { snapshotters: vec!["x".into()], ..sweep() }, "snapshotter is for launchers");
+        let host = vec![UserNs::Host];
+        refused(Sweep { userns: host, ..sweep() }, "userns is for launchers containerd and cri");
     }
 }

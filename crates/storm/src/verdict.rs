@@ -2,7 +2,9 @@
 //!
 //! Of the arms that differ only in how root file systems are mounted, at the heaviest load that has two of them, the one
 //! that mounts most (`per-layer`, else `common-parent`; of containerd its own snapshotter) is held against the one that
-//! mounts least (what plywood takes by itself; of containerd, plywood's snapshotter). Then, in this order:
+//! mounts least (what plywood takes by itself; of containerd, plywood's snapshotter). Where all of them mount alike, but
+//! some containers have ids of their own and some the host's, those are held against each other: then the subject is not
+//! mounting but the mapping of ids, which is mounts and a user namespace. Then, in this order:
 //!
 //! | finding | when |
 //! |---|---|
@@ -16,9 +18,11 @@
 //! with the number at once, so a sweep of `--concurrency` is needed to see it: a burst that takes at least 1.1 x as long
 //! as with fewer at once, interval above 1, waits for something shared.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 
-use crate::arm::{Arm, LauncherKind};
+use crate::arm::{Arm, LauncherKind, UserNs};
 use crate::compare::{failed, walls};
 use crate::record::Line;
 use crate::stats::{Quantiles, Ratio, median};
@@ -79,10 +83,13 @@ pub struct Verdict {
 /// If the lines are no storm's.
 pub fn verdict(lines: &[Line]) -> Result<Verdict, SummaryError> {
     let storm = gather(lines)?;
-    let mut verdict = match (heaviest_pair(&storm, SAME_LAUNCHER), heaviest_pair(&storm, ANY_LAUNCHER)) {
-        (Some((most, least)), _) => compared(&storm, most, least),
-        (None, Some((most, least))) => other_programs(most, least),
-        (None, None) => one_way(&storm),
+    let pair = |common| heaviest_pair(&storm, common);
+    let mut verdict = if let Some((most, least)) = pair(SAME_USERS).or_else(|| pair(SAME_LAUNCHER)) {
+        compared(&storm, most, least)
+    } else if let Some((most, least)) = pair(ANY_LAUNCHER) {
+        other_programs(most, least)
+    } else {
+        one_way(&storm)
     };
     if let Some(reason) = &storm.partial {
         verdict
@@ -112,25 +119,30 @@ fn weight(arm: &Arm) -> Option<u32> {
         };
         Some(mechanism + 50 * (arm.passes.clamp(1, 2) - 1) + u32::from(lower == LowerSource::Layers))
     });
+    // Without a mapping there is less to mount, whoever does it.
+    let mapping = if arm.userns == UserNs::Private { 10 } else { 0 };
     match (ours, arm.snapshotter.as_deref()) {
         (Some(ours), _) => ours,
-        (None, Some("plywood")) => Some(100),
-        (None, _) => Some(450),
+        (None, Some("plywood")) => Some(90 + mapping),
+        (None, _) => Some(440 + mapping),
     }
 }
 
 /// What two arms that are held against each other have in common.
-type Common = fn(&Arm) -> (usize, usize, usize, Option<LauncherKind>);
+type Common = fn(&Arm) -> (usize, usize, usize, Option<LauncherKind>, Option<Reverse<UserNs>>);
 
-/// The same load and launcher: they differ in the mounting.
-const SAME_LAUNCHER: Common = |arm| (arm.containers, arm.layers, arm.concurrency, Some(arm.launcher));
+/// The same load, launcher and users (private ones first: they mount more): they differ in the mounting.
+const SAME_USERS: Common =
+    |arm| (arm.containers, arm.layers, arm.concurrency, Some(arm.launcher), Some(Reverse(arm.userns)));
+/// The same load and launcher: where there is nothing else, they differ in the mapping of ids.
+const SAME_LAUNCHER: Common = |arm| (arm.containers, arm.layers, arm.concurrency, Some(arm.launcher), None);
 /// The same load alone.
-const ANY_LAUNCHER: Common = |arm| (arm.containers, arm.layers, arm.concurrency, None);
+const ANY_LAUNCHER: Common = |arm| (arm.containers, arm.layers, arm.concurrency, None, None);
 
 /// The two arms, at the heaviest load that has two.
 fn heaviest_pair<'a>(storm: &'a Storm<'a>, common: Common) -> Option<(&'a Measured<'a>, &'a Measured<'a>)> {
     let mut usable: Vec<&Measured<'_>> = storm.arms.iter().filter(|arm| !arm.rounds.is_empty()).collect();
-    usable.sort_by_key(|arm| std::cmp::Reverse(common(arm.arm)));
+    usable.sort_by_key(|arm| Reverse(common(arm.arm)));
     usable
         .chunk_by(|a, b| common(a.arm) == common(b.arm))
         .filter_map(|group| {
@@ -180,14 +192,20 @@ fn one_way(storm: &Storm<'_>) -> Verdict {
             "Whether mounting stalls container starts on this node cannot be said, since nothing was there to compare \
              with: {what}."
         ),
-        details: vec![
-            "To find out, name at least two ways to mount: `--mechanism per-layer,detached --passes 2` beside the \
-             layers and the concurrency of your bursts."
-                .to_owned(),
-        ],
+        details: vec![to_find_out(storm).to_owned()],
         ratio: None,
         ratio_interval: None,
     }
+}
+
+/// Which ways to name where there was but one.
+fn to_find_out(storm: &Storm<'_>) -> &'static str {
+    if storm.arms.iter().all(|arm| arm.arm.mechanism.is_none()) {
+        return "To find out, name a second way: `--userns private,host` shows what mapping ids costs (containerd 2.0 and \
+                newer), `--snapshotter` takes several.";
+    }
+    "To find out, name at least two ways to mount: `--mechanism per-layer,detached --passes 2` beside the layers and the \
+     concurrency of your bursts."
 }
 
 /// Two arms that differ in who starts the containers, too: a ratio, and no judgement on mounting.
@@ -235,16 +253,22 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
         _ => Finding::Unclear,
     };
     let took = took(most, least, ratio.as_ref());
+    let maps = most.arm.userns != least.arm.userns;
+    let (what, choice) = if maps {
+        ("mapping ids", "Whether ids are mapped")
+    } else {
+        ("mounting", "How root file systems are mounted")
+    };
     let sentence = match finding {
         Finding::Stalls => {
-            format!("Mounting stalls container starts on this node: {}; {took}.", stalled(most))
+            format!("{} stalls container starts on this node: {}; {took}.", capital(what), stalled(most))
         }
-        Finding::Slows => format!("Mounting slows container starts on this node and stalls none: {took}."),
-        Finding::Harmless => {
-            format!("How root file systems are mounted matters little on this node: {took}.")
+        Finding::Slows => {
+            format!("{} slows container starts on this node and stalls none: {took}.", capital(what))
         }
+        Finding::Harmless => format!("{choice} matters little on this node: {took}."),
         Finding::Unclear | Finding::OneWay => {
-            format!("Whether mounting slows container starts on this node these rounds do not say: {took}.")
+            format!("Whether {what} slows container starts on this node these rounds do not say: {took}.")
         }
     };
     let mut details = Vec::new();
@@ -253,7 +277,7 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
     details.push(at_once(storm, most, least));
     if stalls(most) && stalls(least) {
         details.push(format!(
-            "Both stall ({}; {}): something other than mounting holds them up.",
+            "Both stall ({}; {}): something other than {what} holds them up.",
             stalled(most),
             stalled(least)
         ));
@@ -266,6 +290,12 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
         );
     }
     Verdict { finding, sentence, details, ratio: ratio.map(|r| r.value), ratio_interval: interval }
+}
+
+/// At the beginning of a sentence.
+fn capital(words: &str) -> String {
+    let mut letters = words.chars();
+    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share")]

@@ -7,7 +7,7 @@ use clap::Args;
 use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
 use plywood_storm::admission::Width;
-use plywood_storm::arm::LauncherKind;
+use plywood_storm::arm::{LauncherKind, UserNs};
 use plywood_storm::image::generate::Parameters;
 
 use super::one_of;
@@ -18,6 +18,7 @@ pub const EXAMPLES: &str = "Examples:
   plywood storm                                        the incident against the default, 100 containers of 50 layers
   plywood storm --mechanism per-layer,detached --passes 2 --layers 1,50,200 --concurrency 1,10,100
   plywood storm --launcher run,containerd --containers 50 --html report.html
+  plywood storm --launcher containerd --userns private,host    what mapping ids costs; an old containerd: host alone
   plywood storm --admission all,2,llc --mechanism common-parent
   plywood storm --compare before.jsonl after.jsonl     two files that --raw has written
   plywood storm --show before.jsonl --html before.html the report of one of them
@@ -57,12 +58,16 @@ pub struct Storm {
     /// Snapshotters of containerd; overlayfs by default.
     #[arg(long, value_delimiter = ',', value_name = "NAME", help_heading = "What is compared")]
     pub snapshotter: Vec<String>,
+    /// Whose ids containers of launchers containerd and cri have: their own, in a user namespace each (containerd 2.0 and
+    /// newer), or the host's, which every containerd can; an arm for each. Private by default.
+    #[arg(long, value_delimiter = ',', value_name = "USERS", value_parser = one_of::<UserNs, _>(UserNs::ALL.map(UserNs::name)), help_heading = "What is compared")]
+    pub userns: Vec<UserNs>,
     /// Of launcher containerd, prepare and mount root file systems only; --passes 2 is the incident.
     #[arg(long, help_heading = "What is compared")]
     pub rootfs_only: bool,
     /// The incident against the default: per-layer over the layers, twice, and what this kernel allows, over a flat
     /// tree. This is also what a storm does that is told nothing of launchers, mechanisms, passes or admission.
-    #[arg(long, conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "admission", "snapshotter"], help_heading = "What is compared")]
+    #[arg(long, conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "admission", "snapshotter", "userns"], help_heading = "What is compared")]
     pub incident: bool,
 
     /// An image of the store; a generated one by default.
@@ -125,10 +130,10 @@ pub struct Storm {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub html: Option<PathBuf>,
     /// Show a file that --raw has written, and start nothing; with --html, make its report.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw"], help_heading = "Output")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "userns", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw"], help_heading = "Output")]
     pub show: Option<PathBuf>,
     /// Compare two files that --raw has written, and start nothing.
-    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html", "show"], help_heading = "Output")]
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "userns", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html", "show"], help_heading = "Output")]
     pub compare: Vec<PathBuf>,
 }
 

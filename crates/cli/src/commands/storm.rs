@@ -47,7 +47,7 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let machine = Topology::read();
     let mut settings = Settings::from_args(args, &machine)?;
     Context::require_mounting()?;
-    let pool = launchers::pool(args, settings.sweep.containers)?;
+    let pool = launchers::pool(args, &settings.sweep)?;
     // A storm of minutes must not end with a file that cannot be written.
     let mut output = Output::open(args)?;
     let store = context.store()?;
@@ -68,7 +68,8 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     }
     let mut image = image::open(context, &store, args, &settings)?;
     let ran = planned(image.layers()).and_then(|arms| {
-        let planned = Planned { args, settings: &settings, machine: &machine, pool: &pool, host, arms };
+        let planned =
+            Planned { args, settings: &settings, machine: &machine, pool: pool.as_ref(), host, arms };
         storm(context, planned, &store, &capabilities, &mut image, &mut output)
     });
     let closed = image.close().context("removing the storm's image");
@@ -87,7 +88,7 @@ struct Planned<'a> {
     args: &'a Storm,
     settings: &'a Settings,
     machine: &'a Topology,
-    pool: &'a IdPool,
+    pool: Option<&'a IdPool>,
     host: record::Host,
     arms: Vec<Arm>,
 }

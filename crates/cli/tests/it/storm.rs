@@ -105,6 +105,7 @@ fn root_the_incident_is_what_a_storm_is_about() {
             "mechanism",
             "lower",
             "snapshotter",
+            "userns",
             "passes",
             "layers",
             "containers",
@@ -142,6 +143,9 @@ fn root_the_incident_is_what_a_storm_is_about() {
             table.contains("assembly per-layer over layers x 2") && table.contains("host's mount table"),
             "{table}"
         );
+        assert!(table.starts_with("4 containers of 5 layers, 1 round each\n"), "{table}");
+        let table = bed.ok(&[&["storm", "--layers", "2,5", "--mechanism", "detached"], &QUICK[..]].concat());
+        assert!(table.starts_with("4 containers, 1 round each\n") && table.contains("  LAYERS  "), "{table}");
         bed.nothing_left();
     });
 }
@@ -348,6 +352,9 @@ fn root_what_cannot_be_is_refused_before_anything_starts() {
         refused(2, &["--incident", "--passes", "2"], "cannot be used with");
         refused(2, &["--launcher", "run", "--passes", "2"], "passes is for");
         refused(2, &["--snapshotter", "overlayfs"], "snapshotter is for launchers containerd and cri");
+        refused(2, &["--launcher", "run", "--userns", "host"], "userns is for launchers containerd and cri");
+        refused(2, &["--launcher", "cri", "--userns", "guest"], "invalid value 'guest'");
+        refused(2, &["--incident", "--userns", "host"], "cannot be used with");
         refused(2, &["--launcher", "run", "--rootfs-only"], "rootfs-only is for launcher containerd");
         refused(2, &["--pin", "5000"], "--pin 5000: CPUs 5000");
         refused(2, &["--pin", "moon"], "no placement \"moon\"");

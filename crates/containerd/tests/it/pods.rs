@@ -14,6 +14,7 @@ fn root_a_pod_with_a_user_namespace_and_nothing_left() {
     let server = start(Suite::Sid, &Settings { pods: true, ..Settings::default() });
     let client = Client::connect(&server.socket()).unwrap();
     let pods = Pods::open(&client).unwrap();
+    pods.map_ids().unwrap();
     // What containerd unpacks and keeps of the pause image is not the pod's: a first pod makes it so.
     pods.run("first", None).unwrap().remove().unwrap();
     let before = traces(&server, Pods::NAMESPACE);
@@ -51,7 +52,7 @@ fn root_containerds_without_pods_with_user_namespaces_say_who_has_them() {
     for suite in [Suite::Bookworm, Suite::Trixie] {
         let server = start(suite, &Settings::default());
         let client = Client::connect(&server.socket()).unwrap();
-        let error = Pods::open(&client).unwrap_err();
+        let error = Pods::open(&client).unwrap().map_ids().unwrap_err();
         assert!(matches!(error, PodsError::TooOld(_)), "{suite}: {error:?}");
         assert!(error.to_string().contains("2.0 and newer have"));
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::arm::LauncherKind;
+use crate::arm::{LauncherKind, UserNs};
 use crate::launcher::{LaunchFailure, Launched};
 use crate::record;
 
@@ -117,6 +117,7 @@ fn arm(containers: usize, concurrency: usize) -> Arm {
         mechanism: None,
         lower: None,
         snapshotter: None,
+        userns: UserNs::Private,
         passes: 1,
         layers: 1,
         containers,

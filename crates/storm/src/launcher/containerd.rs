@@ -1,4 +1,4 @@
-//! A real containerd, by its socket: any snapshotter, each container with an id mapping of its own.
+//! A real containerd, by its socket: any snapshotter, each container with an id mapping of its own or none at all.
 //!
 //! Two parts of a launch can be measured:
 //!
@@ -10,11 +10,12 @@
 //!   there: its client does, in the client's process. So it is done here, by the engine's mechanism that makes the same
 //!   mount operations as the client of that version ([`Mounting`]), in containerd's mount namespace, on the very
 //!   directories containerd answered with. What it lacks is the client's fork for each user namespace: the engine keeps
-//!   them. The figures are those of our mounting on containerd's snapshots, not of its Go code.
+//!   them. Without a mapping the client mounts an overlay, and nothing else. The figures are those of our mounting on
+//!   containerd's snapshots, not of its Go code.
 //!
 //! A container is there when its task was started, or its root file system mounted.
 //!
-//! It refuses snapshotters that do not map ids: they would copy the image once a mapping.
+//! It refuses mappings where the snapshotter does not map ids: it would copy the image once a mapping.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,9 +31,13 @@ use super::{LaunchFailure, Launched, Launcher, LauncherError, Round};
 
 mod rootfs;
 mod round;
+mod unmapped;
 
-use rootfs::{Assembler, Mounted};
+use rootfs::{Assembler, How, Mounted};
 pub(super) use round::Running;
+
+/// What can be done where ids cannot be mapped.
+pub(super) const WITHOUT: &str = "`--userns host` measures it without";
 
 /// Where the image is.
 #[derive(Debug, Clone)]
@@ -70,8 +75,9 @@ pub struct Config {
     pub command: Vec<String>,
     /// What is measured.
     pub part: Part,
-    /// The id mappings of containers, by their number; the caller holds the ids.
-    pub mappings: Vec<IdMap>,
+    /// The id mappings of containers, by their number; the caller holds the ids. None: they have the host's ids, and no
+    /// user namespaces.
+    pub mappings: Option<Vec<IdMap>>,
 }
 
 /// The launcher.
@@ -80,7 +86,7 @@ pub struct Containerd {
     session: Arc<Session>,
     image: Image,
     command: Vec<String>,
-    mappings: Vec<IdMap>,
+    mappings: Option<Vec<IdMap>>,
     assembler: Option<Assembler>,
     running: Running<Container>,
     number: u32,
@@ -98,12 +104,12 @@ enum Container {
 /// Connects, brings the image in and unpacks it.
 ///
 /// # Errors
-/// There is no containerd, no such snapshotter, it does not map ids, there is no image, nothing to run.
+/// There is no containerd, no such snapshotter, it does not map ids and is to, there is no image, nothing to run.
 pub fn open(config: Config) -> Result<Containerd, LauncherError> {
     let client = Client::connect(&config.socket).map_err(LauncherError::doing("connecting to containerd"))?;
     let session = Session::open(&client, NAMESPACE, &config.snapshotter)
         .map_err(LauncherError::doing("opening a session of containerd"))?;
-    if !session.snapshotter().maps_ids() {
+    if config.mappings.is_some() && !session.snapshotter().maps_ids() {
         return Err(LauncherError::new("asking containerd for id mappings", no_mappings(&client, &config)));
     }
     let mut image = config.image.bring_into(&session)?;
@@ -114,7 +120,11 @@ pub fn open(config: Config) -> Result<Containerd, LauncherError> {
     let assembler = match config.part {
         Part::Task => None,
         Part::Rootfs { passes } => {
-            Some(Assembler::new(namespace(&client)?, client.version(), passes, number)?)
+            let how = match config.mappings {
+                Some(_) => How::mapped(client.version()),
+                None => How::Unmapped,
+            };
+            Some(Assembler::new(namespace(&client)?, how, passes, number)?)
         }
     };
     Ok(Containerd {
@@ -148,14 +158,11 @@ impl Containerd {
     }
 
     fn start(&self, container: usize) -> Result<(Container, Instant), LaunchFailure> {
-        let mapping =
-            self.mappings.get(container).ok_or_else(|| LaunchFailure::new("no ids are left for it"))?;
+        let mapping = mapping(self.mappings.as_deref(), container)?;
         let round = self.rounds.load(Ordering::Relaxed);
         let id = format!("plywood-storm-{}-{}-{round}-{container}", std::process::id(), self.number);
-        let snapshot = self
-            .session
-            .prepare(&id, &self.image, Some(mapping))
-            .map_err(|error| LaunchFailure::of(&error))?;
+        let snapshot =
+            self.session.prepare(&id, &self.image, mapping).map_err(|error| LaunchFailure::of(&error))?;
         match &self.assembler {
             None => {
                 let task = snapshot.start(&self.command).map_err(|error| LaunchFailure::of(&error))?;
@@ -171,15 +178,12 @@ impl Containerd {
 
 impl Launcher for Containerd {
     fn prepare(&self, round: Round) -> Result<(), LauncherError> {
-        if round.containers > self.mappings.len() {
-            let few = format!("{} id mappings for {} containers", self.mappings.len(), round.containers);
-            return Err(LauncherError::new("preparing a round", few));
-        }
+        enough(self.mappings.as_deref(), round)?;
         self.rounds.fetch_add(1, Ordering::Relaxed);
         self.running.open();
-        match &self.assembler {
-            Some(assembler) => assembler.prepare(&self.mappings[..round.containers]),
-            None => Ok(()),
+        match (&self.assembler, &self.mappings) {
+            (Some(assembler), Some(mappings)) => assembler.prepare(&mappings[..round.containers]),
+            _ => Ok(()),
         }
     }
 
@@ -244,6 +248,24 @@ pub(super) fn namespace(client: &Client) -> Result<MountNs, LauncherError> {
     MountNs::of(pid).map_err(LauncherError::doing(doing))
 }
 
+/// A mapping for each container of the round, where they have any.
+pub(super) fn enough(mappings: Option<&[IdMap]>, round: Round) -> Result<(), LauncherError> {
+    match mappings {
+        Some(mappings) if mappings.len() < round.containers => {
+            let few = format!("{} id mappings for {} containers", mappings.len(), round.containers);
+            Err(LauncherError::new("preparing a round", few))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The mapping of one container, where they have any.
+pub(super) fn mapping(mappings: Option<&[IdMap]>, container: usize) -> Result<Option<&IdMap>, LaunchFailure> {
+    mappings
+        .map(|mappings| mappings.get(container).ok_or_else(|| LaunchFailure::new("no ids are left for it")))
+        .transpose()
+}
+
 /// What was asked for, else what the image says.
 fn command(asked: &[String], image: &Image) -> Result<Vec<String>, LauncherError> {
     let default = || [image.config.entrypoint.as_slice(), image.config.cmd.as_slice()].concat();
@@ -256,12 +278,13 @@ fn command(asked: &[String], image: &Image) -> Result<Vec<String>, LauncherError
 
 fn no_mappings(client: &Client, config: &Config) -> String {
     let (version, snapshotter) = (client.version(), &config.snapshotter);
-    match version.mounting() {
+    let why = match version.mounting() {
         Mounting::Copies => {
             format!("containerd {version} copies the image once a mapping; 2.0 and newer map ids by mounts")
         }
         _ => format!(
             "the snapshotter {snapshotter} does not state `remap-ids`: ids cannot be mapped where it keeps layers"
         ),
-    }
+    };
+    format!("{why}; {WITHOUT}")
 }

@@ -1,8 +1,9 @@
-//! Pods through the CRI of a real containerd, each with a user namespace and an id mapping of its own.
+//! Pods through the CRI of a real containerd, each with a user namespace and an id mapping of its own, or with the
+//! host's ids (Kubernetes' `hostUsers: true`).
 //!
-//! A pod is there when its container was started. What the kubelet waits for: the pod's sandbox (namespaces, network, pause container), then its container created and
-//! started. containerd mounts twice per container, for the pause image and for the image, and once more each time it
-//! looks for the image's users; all of it is its own doing.
+//! A pod is there when its container was started. What the kubelet waits for: the pod's sandbox (namespaces, network,
+//! pause container), then its container created and started. containerd mounts twice per container, for the pause image
+//! and for the image, and once more each time it looks for the image's users; all of it is its own doing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,8 +32,9 @@ pub struct Config {
     pub image: Source,
     /// What containers run; nothing: what their image says.
     pub command: Vec<String>,
-    /// The id mappings of pods, by their number; the caller holds the ids.
-    pub mappings: Vec<IdMap>,
+    /// The id mappings of pods, by their number; the caller holds the ids. None: they have the host's ids, and no user
+    /// namespaces.
+    pub mappings: Option<Vec<IdMap>>,
 }
 
 /// The launcher.
@@ -42,7 +44,7 @@ pub struct Cri {
     session: Arc<Session>,
     image: Image,
     command: Vec<String>,
-    mappings: Vec<IdMap>,
+    mappings: Option<Vec<IdMap>>,
     running: Running<Pod>,
     number: u32,
     rounds: AtomicU32,
@@ -52,10 +54,16 @@ pub struct Cri {
 /// Connects, brings the image in, unpacks it and waits until the CRI plugin knows it.
 ///
 /// # Errors
-/// There is no containerd, no CRI, no pods with user namespaces, no image.
+/// There is no containerd, no CRI, no pods with user namespaces where they are to have them, no image.
 pub fn open(config: Config) -> Result<Cri, LauncherError> {
     let client = Client::connect(&config.socket).map_err(LauncherError::doing("connecting to containerd"))?;
     let pods = Pods::open(&client).map_err(LauncherError::doing("asking containerd for pods"))?;
+    if config.mappings.is_some() {
+        let without = |error| format!("{error}; {}", containerd::WITHOUT);
+        pods.map_ids()
+            .map_err(without)
+            .map_err(LauncherError::doing("asking containerd for pods with user namespaces"))?;
+    }
     let session = Session::open(&client, Pods::NAMESPACE, &config.snapshotter)
         .map_err(LauncherError::doing("opening a session of containerd"))?;
     let image = config.image.bring_into(&session)?;
@@ -90,10 +98,7 @@ impl Cri {
 
 impl Launcher for Cri {
     fn prepare(&self, round: Round) -> Result<(), LauncherError> {
-        if round.containers > self.mappings.len() {
-            let few = format!("{} id mappings for {} pods", self.mappings.len(), round.containers);
-            return Err(LauncherError::new("preparing a round", few));
-        }
+        containerd::enough(self.mappings.as_deref(), round)?;
         self.rounds.fetch_add(1, Ordering::Relaxed);
         self.running.open();
         Ok(())
@@ -103,8 +108,7 @@ impl Launcher for Cri {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(LaunchFailure::new("cancelled"));
         }
-        let mapping =
-            self.mappings.get(container).ok_or_else(|| LaunchFailure::new("no ids are left for it"))?;
+        let mapping = containerd::mapping(self.mappings.as_deref(), container)?;
         let round = self.running.round();
         let name = format!(
             "plywood-storm-{}-{}-{}-{container}",
@@ -112,7 +116,7 @@ impl Launcher for Cri {
             self.number,
             self.rounds.load(Ordering::Relaxed)
         );
-        let pod = self.pods.run(&name, Some(mapping)).map_err(|error| LaunchFailure::of(&error))?;
+        let pod = self.pods.run(&name, mapping).map_err(|error| LaunchFailure::of(&error))?;
         pod.start(&self.image.name, &self.command).map_err(|error| LaunchFailure::of(&error))?;
         let there = Instant::now();
         match self.running.add(round, pod) {

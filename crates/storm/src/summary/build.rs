@@ -30,6 +30,7 @@ fn summary(storm: &Storm<'_>, measured: &Measured<'_>) -> Summary {
         mechanism: arm.mechanism,
         lower: arm.lower,
         snapshotter: arm.snapshotter.clone(),
+        userns: arm.userns,
         passes: arm.passes,
         layers: arm.layers,
         containers: arm.containers,

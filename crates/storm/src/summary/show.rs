@@ -1,7 +1,7 @@
 //! Figures as people read them. The table on the terminal and the one on the page are made here, of the same text.
 
 use super::Summary;
-use crate::arm::Arm;
+use crate::arm::{Arm, UserNs};
 use crate::stats::{Interval, Quantiles};
 
 /// Nothing was measured.
@@ -141,6 +141,9 @@ pub fn way(summary: &Summary) -> String {
     if summary.passes != 1 {
         text.push_str(&format!(" x {}", summary.passes));
     }
+    if summary.userns == UserNs::Host {
+        text.push_str(" with host users");
+    }
     if let Some(admission) = summary.admission {
         text.push_str(&format!(", {admission} admitted"));
     }
@@ -158,6 +161,7 @@ pub fn arm(summary: &Summary) -> Arm {
         mechanism: summary.mechanism,
         lower: summary.lower,
         snapshotter: summary.snapshotter.clone(),
+        userns: summary.userns,
         passes: summary.passes,
         layers: summary.layers,
         containers: summary.containers,

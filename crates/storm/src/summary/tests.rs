@@ -5,7 +5,7 @@ use plywood_engine::mechanism::Mechanism;
 use proptest::prelude::*;
 
 use super::*;
-use crate::arm::Arm;
+use crate::arm::{Arm, UserNs};
 use crate::record::{End, Host, Launch, MountOps as Counted, Round, Run, VERSION, Watcher as Watching};
 
 pub(crate) fn arm(mechanism: Mechanism, passes: u32, concurrency: usize) -> Arm {
@@ -15,6 +15,7 @@ pub(crate) fn arm(mechanism: Mechanism, passes: u32, concurrency: usize) -> Arm 
         mechanism: Some(mechanism),
         lower: Some(lower),
         snapshotter: None,
+        userns: UserNs::Private,
         passes,
         layers: 50,
         containers: 20,
@@ -128,6 +129,7 @@ fn names_in_json() {
         "mechanism",
         "lower",
         "snapshotter",
+        "userns",
         "passes",
         "layers",
         "containers",

@@ -86,14 +86,10 @@ fn one_way_says_nothing_about_the_other() {
 /// Another program does more than mount in another way.
 #[test]
 fn other_programs_are_not_judged_by_their_mounts() {
-    let containerd = Arm {
-        launcher: LauncherKind::Containerd,
-        mechanism: None,
-        lower: None,
-        snapshotter: Some("overlayfs".into()),
-        ..arm(Mechanism::Detached, 1, 20)
-    };
-    let lines = calm(vec![containerd, arm(Mechanism::Detached, 1, 20)], |arm| [900.0, 90.0][arm]);
+    let lines =
+        calm(vec![containerd("overlayfs", UserNs::Private), arm(Mechanism::Detached, 1, 20)], |arm| {
+            [900.0, 90.0][arm]
+        });
     let verdict = verdict(&lines).unwrap();
     assert_eq!(verdict.finding, Finding::OneWay);
     assert!(
@@ -101,6 +97,51 @@ fn other_programs_are_not_judged_by_their_mounts() {
         "{verdict:?}"
     );
     assert!(verdict.ratio.is_some_and(|ratio| (ratio - 10.0).abs() < 0.1));
+}
+
+fn containerd(snapshotter: &str, userns: UserNs) -> Arm {
+    Arm {
+        launcher: LauncherKind::Containerd,
+        mechanism: None,
+        lower: None,
+        snapshotter: Some(snapshotter.into()),
+        userns,
+        ..arm(Mechanism::Detached, 1, 20)
+    }
+}
+
+/// They differ in more than mounts: each of the one kind has a user namespace, too.
+#[test]
+fn users_of_their_own_are_held_against_the_hosts_and_called_mapping() {
+    let arms = || vec![containerd("overlayfs", UserNs::Host), containerd("overlayfs", UserNs::Private)];
+    let slow = verdict(&calm(arms(), |arm| [100.0, 200.0][arm])).unwrap();
+    assert_eq!(slow.finding, Finding::Slows);
+    assert!(
+        slow.sentence
+            .starts_with("Mapping ids slows container starts on this node and stalls none: 20 containers")
+            && slow.sentence.contains("204 ms by `containerd overlayfs` and")
+            && slow.sentence.contains("102 ms by `containerd overlayfs with host users`, 2.00 x"),
+        "{}",
+        slow.sentence
+    );
+    let harmless = verdict(&calm(arms(), |_| 100.0)).unwrap();
+    assert!(harmless.sentence.starts_with("Whether ids are mapped matters little"), "{}", harmless.sentence);
+
+    // Two ways to mount say what they are about, whatever there is besides.
+    let mut four = arms();
+    four.extend([containerd("plywood", UserNs::Host), containerd("plywood", UserNs::Private)]);
+    let mounting = verdict(&calm(four, |arm| [100.0, 200.0, 90.0, 50.0][arm])).unwrap();
+    assert!(
+        mounting.sentence.starts_with("Mounting slows container starts")
+            && mounting.sentence.contains("204 ms by `containerd overlayfs` and")
+            && mounting.sentence.contains("by `containerd plywood`,"),
+        "{}",
+        mounting.sentence
+    );
+
+    let alone = verdict(&calm(vec![containerd("overlayfs", UserNs::Host)], |_| 100.0)).unwrap();
+    assert_eq!(alone.finding, Finding::OneWay);
+    assert!(alone.details[0].contains("`--userns private,host`"), "{:?}", alone.details);
 }
 
 /// Contention is what grows with the number at once, at the heaviest load there is.

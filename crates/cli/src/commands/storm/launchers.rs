@@ -19,7 +19,8 @@ use plywood_storm::launcher::assembly::{self, Ground, GroundConfig};
 use plywood_storm::launcher::containerd::{self, Source};
 use plywood_storm::launcher::ids::Ids;
 use plywood_storm::launcher::{Launcher, cri, run};
-use plywood_storm::{Arm, LauncherKind};
+use plywood_storm::sweep::Sweep;
+use plywood_storm::{Arm, LauncherKind, UserNs};
 
 use super::settings::Settings;
 use crate::args::Storm;
@@ -37,8 +38,8 @@ pub struct Place<'a> {
     pub settings: &'a Settings,
     /// The processors.
     pub machine: &'a Topology,
-    /// Host ids that may be leased.
-    pub pool: &'a IdPool,
+    /// Host ids that may be leased, if any container is to have ids of its own.
+    pub pool: Option<&'a IdPool>,
     /// The images.
     pub store: &'a Store,
     /// What the kernel can do.
@@ -52,7 +53,7 @@ pub struct Launchers {
     all: Vec<Arc<dyn Launcher>>,
     /// Of programs that launchers start and cannot ask themselves.
     versions: BTreeMap<String, String>,
-    /// Of all launchers but `run`.
+    /// Of all launchers but `run`, where containers have ids of their own.
     ids: Option<Arc<Ids>>,
 }
 
@@ -77,7 +78,8 @@ impl Launchers {
     fn open_all(&mut self, place: &Place<'_>, image: &mut StormImage) -> anyhow::Result<()> {
         let of = |kind| place.arms.iter().any(|arm| arm.launcher == kind);
         // `plywood run` leases its own.
-        if place.arms.iter().any(|arm| arm.launcher != LauncherKind::Run) {
+        let leased = |arm: &Arm| arm.launcher != LauncherKind::Run && arm.userns == UserNs::Private;
+        if place.arms.iter().any(leased) {
             self.ids = Some(ids(place)?);
         }
         let ground = match &self.ids {
@@ -139,11 +141,14 @@ impl Launchers {
     }
 }
 
-/// Host ids that may be leased: enough for a round if nobody else uses any.
-pub fn pool(args: &Storm, containers: usize) -> anyhow::Result<IdPool> {
+/// Host ids that may be leased: enough for a round if nobody else uses any. None where all containers have the host's.
+pub fn pool(args: &Storm, sweep: &Sweep) -> anyhow::Result<Option<IdPool>> {
+    if !sweep.maps_ids() {
+        return Ok(None);
+    }
     let pool = IdPool::new(&EtcFiles::read(Path::new("/etc"))?, args.id_range_length)?;
-    idrange::allocate(&pool, &IdsInUse::default(), containers)?;
-    Ok(pool)
+    idrange::allocate(&pool, &IdsInUse::default(), sweep.containers)?;
+    Ok(Some(pool))
 }
 
 fn ours(arm: &Arm) -> anyhow::Result<(Mechanism, LowerSource)> {
@@ -154,7 +159,8 @@ fn ids(place: &Place<'_>) -> anyhow::Result<Arc<Ids>> {
     let directories = place.context.directories();
     directories.create()?;
     let count = place.settings.sweep.containers;
-    Ok(Arc::new(Ids::lease(place.store, &directories.ids(), place.pool, count, place.context.cancel.flag())?))
+    let pool = place.pool.context("a storm with ids of its own has a pool of them")?;
+    Ok(Arc::new(Ids::lease(place.store, &directories.ids(), pool, count, place.context.cancel.flag())?))
 }
 
 fn ground(place: &Place<'_>, ids: &Arc<Ids>) -> anyhow::Result<Arc<Ground>> {
@@ -179,7 +185,10 @@ fn theirs(
         None => Source::Name(image.name.clone()),
     };
     let command = place.args.command.clone();
-    let mappings = ids.map(|ids| ids.maps().to_vec()).unwrap_or_default();
+    let mappings = match arm.userns {
+        UserNs::Host => None,
+        UserNs::Private => Some(ids.context("no ids were leased for containerd")?.maps().to_vec()),
+    };
     let (launcher, layers): (Arc<dyn Launcher>, usize) = if pods {
         let opened = cri::open(cri::Config { socket, snapshotter, image, command, mappings })?;
         let layers = opened.layers();

@@ -142,12 +142,7 @@ fn text(lines: &[Line], summaries: &[Summary]) -> anyhow::Result<String> {
     let columns: Vec<_> = columns.collect();
     let mut rows = vec![columns.iter().map(|column| column.head.to_owned()).collect::<Vec<_>>()];
     rows.extend(summaries.iter().map(|one| columns.iter().map(|column| (column.cell)(one)).collect()));
-    let mut text = String::new();
-    if let Some(one) = summaries.first() {
-        let rounds = output::count(one.rounds, "round");
-        let containers = output::count(one.containers, "container");
-        text.push_str(&format!("{containers} of {}, {rounds} each\n\n", output::count(one.layers, "layer")));
-    }
+    let mut text = heading(summaries);
     text.push_str(&aligned(&rows));
     for (number, failure) in summaries.iter().flat_map(|one| &one.failures).enumerate() {
         text.push_str(if number == 0 { "\n" } else { "" });
@@ -157,6 +152,15 @@ fn text(lines: &[Line], summaries: &[Summary]) -> anyhow::Result<String> {
     text.push_str(&format!("\n{}\n", verdict.sentence));
     verdict.details.iter().for_each(|detail| text.push_str(&format!("  {detail}\n")));
     Ok(text)
+}
+
+/// What all arms have in common; layers that they do not share have a column of their own.
+fn heading(summaries: &[Summary]) -> String {
+    let Some(one) = summaries.first() else { return String::new() };
+    let containers = output::count(one.containers, "container");
+    let shared = summaries.iter().all(|other| other.layers == one.layers);
+    let layers = if shared { format!(" of {}", output::count(one.layers, "layer")) } else { String::new() };
+    format!("{containers}{layers}, {} each\n\n", output::count(one.rounds, "round"))
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {

@@ -65,6 +65,7 @@ impl Settings {
             mechanisms: args.mechanism.clone(),
             lowers: args.lower.clone(),
             snapshotters: args.snapshotter.clone(),
+            userns: args.userns.clone(),
             rootfs_only: args.rootfs_only,
             passes: args.passes.unwrap_or(1),
             layers: args.layers.clone(),
@@ -118,6 +119,7 @@ fn is_incident(args: &Storm) -> bool {
         || !args.lower.is_empty()
         || !args.admission.is_empty()
         || !args.snapshotter.is_empty()
+        || !args.userns.is_empty()
         || args.rootfs_only
         || args.passes.is_some();
     args.incident || !told

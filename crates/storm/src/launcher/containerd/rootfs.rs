@@ -19,6 +19,7 @@ use plywood_kernel::reaper::Reaper;
 use plywood_kernel::{ProcessId, UnmountFlags, unmount};
 use rustix::io::Errno;
 
+use super::unmapped::Overlay;
 use crate::launcher::{LaunchFailure, LauncherError};
 use crate::threads;
 
@@ -31,6 +32,15 @@ const PREFIX: &str = "plywood-storm-";
 /// Of what is in them: a container's directory, its scratch directory, one for each layer.
 const DEPTH: u32 = 2;
 
+/// Which mount operations the client makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Those of this mechanism, with each container's id mapping.
+    Mapped(Mechanism),
+    /// The overlay alone, as every version does where there is no mapping.
+    Unmapped,
+}
+
 /// Mounts snapshots; shared by all that are mounted.
 #[derive(Debug)]
 pub(super) struct Assembler {
@@ -42,7 +52,7 @@ struct Inner {
     namespace: MountNs,
     /// That of the storm.
     home: MountNs,
-    mechanism: Mechanism,
+    how: How,
     passes: u32,
     user_namespaces: UserNsPool,
     reaper: Reaper,
@@ -58,17 +68,18 @@ pub(super) struct Mounted {
     snapshot: Option<Snapshot>,
 }
 
-impl Assembler {
-    pub(super) fn new(
-        namespace: MountNs,
-        version: &Version,
-        passes: u32,
-        number: u32,
-    ) -> Result<Self, LauncherError> {
-        let mechanism = match version.mounting() {
+impl How {
+    /// As the client of that version maps ids.
+    pub(super) fn mapped(version: &Version) -> Self {
+        Self::Mapped(match version.mounting() {
             Mounting::PerLayer => Mechanism::PerLayer,
             Mounting::CommonParent | Mounting::Copies => Mechanism::CommonParent,
-        };
+        })
+    }
+}
+
+impl Assembler {
+    pub(super) fn new(namespace: MountNs, how: How, passes: u32, number: u32) -> Result<Self, LauncherError> {
         let reaper =
             Reaper::start().map_err(LauncherError::doing("starting the thread that closes mounts"))?;
         let me = ProcessId::current().map_err(LauncherError::doing("telling this process from others"))?;
@@ -76,7 +87,7 @@ impl Assembler {
         let user_namespaces = UserNsPool::new();
         let home =
             MountNs::current().map_err(LauncherError::doing("opening this process's mount namespace"))?;
-        let inner = Arc::new(Inner { namespace, home, mechanism, passes, user_namespaces, reaper, dir });
+        let inner = Arc::new(Inner { namespace, home, how, passes, user_namespaces, reaper, dir });
         inner.sweep(&me)?;
         inner.inside(|inner| {
             fs::create_dir(&inner.dir).map_err(LauncherError::doing("making a directory for mounts"))
@@ -107,27 +118,38 @@ impl Assembler {
         let rootfs = snapshot.rootfs().map_err(|error| of(&error))?;
         // From here on dropping it takes everything back.
         let mounted = Mounted { inner: Arc::clone(inner), dir: dir.clone(), snapshot: Some(snapshot) };
-        let Rootfs::Overlay { lower, upper: Some(upper), work: Some(work), mapping: Some(mapping), .. } =
-            rootfs
-        else {
-            return Err(LaunchFailure::new(format!(
-                "the snapshot is no overlay with an id mapping: {rootfs:?}"
-            )));
-        };
-        let lowers =
-            lowers(&lower).ok_or_else(|| LaunchFailure::new("the layers have no common parent directory"))?;
-        let mut request =
-            Request::new(lowers.map_err(|error| of(&error))?, mapping, upper, work, dir.join("scratch"));
-        request.choice = Choice::Forced(inner.mechanism);
-        request.passes = inner.passes;
-        request.attach = Some(target);
-        // As containerd's.
-        request.attrs = MountAttrs::NONE;
-        request.durability = Durability::Synced;
-        let plan = plan(&request, &Capabilities::assumed()).map_err(|error| of(&error))?;
-        let user_ns = inner.user_namespaces.get(&plan.idmap).map_err(|error| of(&error))?;
-        let context = Context { user_ns: &user_ns, reaper: &inner.reaper, worker: None };
-        apply(&plan, &context).map_err(|error| of(&error))?;
+        match (inner.how, rootfs) {
+            (
+                How::Mapped(mechanism),
+                Rootfs::Overlay {
+                    lower, upper: Some(upper), work: Some(work), mapping: Some(mapping), ..
+                },
+            ) => {
+                let lowers = lowers(&lower)
+                    .ok_or_else(|| LaunchFailure::new("the layers have no common parent directory"))?
+                    .map_err(|error| of(&error))?;
+                let request = Request::new(lowers, mapping, upper, work, dir.join("scratch"));
+                inner.assemble(mechanism, request, target)?;
+            }
+            (
+                How::Unmapped,
+                Rootfs::Overlay { lower, upper: Some(upper), work: Some(work), mapping: None, options },
+            ) => {
+                let overlay = Overlay { lower, upper, work, options };
+                for _ in 1..inner.passes {
+                    overlay.look(&target).map_err(|error| of(&error))?;
+                }
+                overlay.mount(&target).map_err(|error| of(&error))?;
+            }
+            (How::Mapped(_), other) => {
+                let what = format!("the snapshot is no overlay with an id mapping: {other:?}");
+                return Err(LaunchFailure::new(what));
+            }
+            (How::Unmapped, other) => {
+                let what = format!("the snapshot is no overlay without an id mapping: {other:?}");
+                return Err(LaunchFailure::new(what));
+            }
+        }
         Ok(mounted)
     }
 
@@ -144,6 +166,27 @@ impl Assembler {
 }
 
 impl Inner {
+    /// Makes the root file system with the mapping of the request, by the engine.
+    fn assemble(
+        &self,
+        mechanism: Mechanism,
+        mut request: Request,
+        target: PathBuf,
+    ) -> Result<(), LaunchFailure> {
+        let of = |error: &(dyn std::error::Error + 'static)| LaunchFailure::of(error);
+        request.choice = Choice::Forced(mechanism);
+        request.passes = self.passes;
+        request.attach = Some(target);
+        // As containerd's.
+        request.attrs = MountAttrs::NONE;
+        request.durability = Durability::Synced;
+        let plan = plan(&request, &Capabilities::assumed()).map_err(|error| of(&error))?;
+        let user_ns = self.user_namespaces.get(&plan.idmap).map_err(|error| of(&error))?;
+        let context = Context { user_ns: &user_ns, reaper: &self.reaper, worker: None };
+        apply(&plan, &context).map_err(|error| of(&error))?;
+        Ok(())
+    }
+
     /// Takes back what storms left mounted that were killed. Whether they live is looked up in our own `/proc`: that of
     /// containerd may be of another PID namespace.
     fn sweep(self: &Arc<Self>, me: &ProcessId) -> Result<(), LauncherError> {

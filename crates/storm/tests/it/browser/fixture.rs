@@ -3,7 +3,7 @@
 use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
 use plywood_node::lockbench::{LockKind, Matrix, Point, Quantiles, Share};
-use plywood_storm::arm::{Arm, LauncherKind};
+use plywood_storm::arm::{Arm, LauncherKind, UserNs};
 use plywood_storm::record::{End, Host, Launch, Line, MountOps, Round, Run, VERSION, Watcher};
 
 const CONTAINERS: usize = 100;
@@ -32,6 +32,7 @@ fn arm(mechanism: Mechanism, lower: LowerSource, passes: u32, layers: usize, con
         mechanism: Some(mechanism),
         lower: Some(lower),
         snapshotter: None,
+        userns: UserNs::Private,
         passes,
         layers,
         containers: CONTAINERS,
