@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use plywood_image::{ChainId, DiffId, Digest};
-use plywood_store::{BuildFlat, FlatOptions, LayerId, LayerInfo, Store};
+use plywood_store::{Basis, BuildFlat, FlatOptions, LayerId, LayerInfo, Store};
 use rustix::fs::{CWD, FileType, Mode};
 
 fn main() {
@@ -86,7 +86,7 @@ fn info(n: usize) -> LayerInfo {
     LayerInfo {
         diff_id: DiffId(digest("diff")),
         chain_id: ChainId(digest("chain")),
-        standalone: true,
+        basis: Basis::Nothing,
         size_bytes: 0,
         entries: 0,
         max_uid: 0,

@@ -13,8 +13,9 @@
 //! # Identity
 //! What a layer's directory looks like may depend on the layers below: a directory the tar does not list takes its
 //! metadata from them, a hard link may point into them, a path may lead through one of their symbolic links. The
-//! unpacker says whether that happened. A layer it calls standalone is shared by diff ID between all chains, any
-//! other only between images that agree on every layer below (by chain ID).
+//! unpacker says what it took ([`Basis`]). Most layers list all they have but their root, and are shared by diff ID between
+//! all chains that show the same root there; those that list their root, too, between all chains; any other only between
+//! images that agree on every layer below (by chain ID).
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,6 +50,32 @@ pub struct Layer {
     pub info: LayerInfo,
 }
 
+/// What a layer's directory depends on, of the layers below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// On nothing: it would look the same on any layers.
+    Nothing,
+    /// On their root directory, which the layer does not list: it would look the same on all layers that show a root with
+    /// these attributes (owner, mode, times, extended attributes).
+    Root(Digest),
+    /// On all of them.
+    Chain,
+}
+
+impl Basis {
+    /// The columns `standalone` and `root`.
+    fn columns(&self) -> (bool, Option<String>) {
+        match self {
+            Basis::Nothing => (true, Some(OWN_ROOT.to_owned())),
+            Basis::Root(digest) => (true, Some(digest.to_string())),
+            Basis::Chain => (false, None),
+        }
+    }
+}
+
+/// What column `root` says of a layer that lists its root.
+const OWN_ROOT: &str = "";
+
 /// What is known of a layer once it is unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerInfo {
@@ -56,8 +83,8 @@ pub struct LayerInfo {
     pub diff_id: DiffId,
     /// The layer and everything below it, as it was unpacked.
     pub chain_id: ChainId,
-    /// Whether the directory would look the same on any other layers.
-    pub standalone: bool,
+    /// What it took from the layers below.
+    pub basis: Basis,
     /// Sum of the sizes of its files, in bytes.
     pub size_bytes: u64,
     /// Directories, files, links, devices and whiteouts.
@@ -218,25 +245,27 @@ impl Store {
 }
 
 fn commit(transaction: &Transaction<'_>, id: LayerId, info: &LayerInfo) -> Result<Layer, StateError> {
-    let first = if info.standalone {
-        find_standalone(transaction, &info.diff_id)?
-    } else {
-        find_in_chain(transaction, &info.chain_id)?
+    let first = match &info.basis {
+        Basis::Nothing => find_standalone(transaction, &info.diff_id, None)?,
+        Basis::Root(root) => find_standalone(transaction, &info.diff_id, Some(root))?,
+        Basis::Chain => find_in_chain(transaction, &info.chain_id)?,
     };
     if let Some(first) = first {
         return Ok(first);
     }
+    let (standalone, root) = info.basis.columns();
     let changed = transaction
         .prepare_cached(
             "UPDATE layers SET state = 'committed', owner = NULL, diff_id = ?2, chain_id = ?3, standalone = ?4,
-             size_bytes = ?5, entries = ?6, max_uid = ?7, max_gid = ?8, compressed = ?9
+             root = ?5, size_bytes = ?6, entries = ?7, max_uid = ?8, max_gid = ?9, compressed = ?10
              WHERE id = ?1 AND state = 'staging'",
         )?
         .execute(params![
             id.0,
             info.diff_id.to_string(),
             info.chain_id.to_string(),
-            info.standalone,
+            standalone,
+            root,
             signed(info.size_bytes),
             signed(info.entries),
             info.max_uid,
@@ -253,17 +282,26 @@ pub(crate) fn find(
     connection: &Connection,
     diff_id: &DiffId,
     chain_id: &ChainId,
+    root: Option<&Digest>,
 ) -> Result<Option<Layer>, StateError> {
-    match find_standalone(connection, diff_id)? {
+    match find_standalone(connection, diff_id, root)? {
         Some(layer) => Ok(Some(layer)),
         None => find_in_chain(connection, chain_id),
     }
 }
 
-fn find_standalone(connection: &Connection, diff_id: &DiffId) -> Result<Option<Layer>, StateError> {
+/// One that lists its root, or took one of these attributes.
+fn find_standalone(
+    connection: &Connection,
+    diff_id: &DiffId,
+    root: Option<&Digest>,
+) -> Result<Option<Layer>, StateError> {
     Ok(connection
-        .prepare_cached("SELECT * FROM layers WHERE state = 'committed' AND standalone = 1 AND diff_id = ?1")?
-        .query_row([diff_id.to_string()], from_row)
+        .prepare_cached(
+            "SELECT * FROM layers WHERE state = 'committed' AND standalone = 1 AND diff_id = ?1
+             AND root IN (?2, ?3)",
+        )?
+        .query_row(params![diff_id.to_string(), OWN_ROOT, root.map(Digest::to_string)], from_row)
         .optional()?)
 }
 
@@ -282,7 +320,11 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Layer> {
         info: LayerInfo {
             diff_id: parsed(row, "diff_id")?,
             chain_id: parsed(row, "chain_id")?,
-            standalone: row.get("standalone")?,
+            basis: match (row.get("standalone")?, row.get::<_, Option<String>>("root")?) {
+                (false, _) | (true, None) => Basis::Chain,
+                (true, Some(root)) if root == OWN_ROOT => Basis::Nothing,
+                (true, Some(_)) => Basis::Root(parsed(row, "root")?),
+            },
             size_bytes: unsigned(row, "size_bytes")?,
             entries: unsigned(row, "entries")?,
             max_uid: row.get("max_uid")?,

@@ -46,7 +46,7 @@ pub use error::{Kind, StateError};
 pub use flat::{BuildFlat, Flat, FlatError, FlatId, FlatOptions};
 pub use gc::{GcReport, Removed};
 pub use images::{Image, ImageError, NewImage, Untagged};
-pub use layers::{Layer, LayerId, LayerInfo, LayerStaging};
+pub use layers::{Basis, Layer, LayerId, LayerInfo, LayerStaging};
 pub use leases::{Lease, LeaseError, LeaseId, LiveLease, NewLease};
 pub use merged::{Found, MergedError, MergedTree};
 pub use pins::Pins;

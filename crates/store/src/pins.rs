@@ -46,14 +46,22 @@ impl Store {
 }
 
 impl Pins {
-    /// The committed layer that can serve as the top of `chain_id`, pinned: a standalone one of this diff ID, or
-    /// one unpacked on exactly these layers.
+    /// The committed layer that can serve as the top of `chain_id`, pinned: one of this diff ID that needs nothing of the
+    /// layers below or only the root they show, or one unpacked on exactly these layers. `root` stands for that root
+    /// ([`Basis::Root`]); `None` where the layers below are not here yet.
+    ///
+    /// [`Basis::Root`]: crate::layers::Basis::Root
     ///
     /// # Errors
     /// The database refused.
-    pub fn find_layer(&self, diff_id: &DiffId, chain_id: &ChainId) -> Result<Option<Layer>, StateError> {
+    pub fn find_layer(
+        &self,
+        diff_id: &DiffId,
+        chain_id: &ChainId,
+        root: Option<&Digest>,
+    ) -> Result<Option<Layer>, StateError> {
         self.store.db().write(Durability::Fast, |transaction| {
-            let layer = layers::find(transaction, diff_id, chain_id)?;
+            let layer = layers::find(transaction, diff_id, chain_id, root)?;
             if let Some(layer) = &layer {
                 self.add(transaction, Target::Layer(layer.id))?;
             }

@@ -52,7 +52,7 @@ pub use memory::MemoryError;
 pub(crate) use redirect::Below;
 pub(crate) use room::Room;
 pub use room::{RoomError, UnpackLimits};
-pub(crate) use settle::{Lower, Settled, Unpacked, settle};
+pub(crate) use settle::{Lower, Settled, Unpacked, root_of_nothing, root_shown_by, settle};
 pub use verify::BlobMismatch;
 pub(crate) use verify::Verified;
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{APPLICATION_ID, OpenDbError};
 
 /// Element `n` brings version `n` to version `n + 1`.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("v1.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql")];
 
 /// The version this release reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -28,6 +28,29 @@ fn a_fresh_database_has_the_newest_schema_and_is_ours() {
     .unwrap();
 }
 
+/// What an older layer took from those below is not known: it serves its own chain, and no other by its diff ID.
+#[test]
+fn layers_of_the_first_version_are_found_by_chain() {
+    let (_dir, path) = scratch();
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+    let digest = |n: u8| plywood_image::Digest::sha256(&[n]);
+    let insert =
+        "INSERT INTO layers (state, diff_id, chain_id, standalone, size_bytes, entries, max_uid, max_gid,
+                  compressed) VALUES ('committed', ?1, ?2, 1, 0, 0, 0, 0, ?1)";
+    connection.execute(insert, [digest(0).to_string(), digest(1).to_string()]).unwrap();
+    drop(connection);
+    let db = Db::open(&path).unwrap();
+    let find = |chain| {
+        let (diff_id, chain_id) = (plywood_image::DiffId(digest(0)), plywood_image::ChainId(digest(chain)));
+        db.read(|connection| crate::layers::find(connection, &diff_id, &chain_id, Some(&digest(7)))).unwrap()
+    };
+    assert_eq!(find(1).unwrap().info.basis, crate::layers::Basis::Chain);
+    assert_eq!(find(2), None);
+}
+
 /// Every version that ever was, with a row in it, becomes the newest.
 #[test]
 fn older_databases_are_migrated() {

@@ -76,10 +76,11 @@ fn fetch(
     }
 
     let chain = chain_ids(&config.diff_ids);
-    let mut jobs = Vec::with_capacity(chain.len());
+    let mut jobs: Vec<Job> = Vec::with_capacity(chain.len());
     for (index, layer) in resolved.manifest.layers.iter().enumerate() {
         let (diff_id, chain_id) = (config.diff_ids[index], chain[index]);
-        let present = pins.find_layer(&diff_id, &chain_id)?;
+        let root = pipeline::root_below(store, &jobs)?;
+        let present = pins.find_layer(&diff_id, &chain_id, root.as_ref())?;
         let descriptor = &layer.descriptor;
         jobs.push(Job {
             index,

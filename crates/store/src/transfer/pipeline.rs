@@ -23,7 +23,7 @@ use super::error::FetchError;
 use super::provider::Provider;
 use super::{Cancel, Event, FetchRequest, Progress};
 use crate::Store;
-use crate::layers::{Layer, LayerId, LayerInfo, LayerStaging};
+use crate::layers::{Basis, Layer, LayerId, LayerInfo, LayerStaging};
 use crate::merged::MergedTree;
 use crate::pins::Pins;
 use crate::unpack::{self, Below, Lower, Memory, Settled, Unpacked};
@@ -250,11 +250,11 @@ impl<'a> Shared<'a> {
         loop {
             let Staged { staging, unpacked } = &staged;
             match unpack::settle(unpacked, staging.as_fd(), lower.as_ref()).map_err(failed)? {
-                Settled::Done { standalone, counts } => {
+                Settled::Done { basis, counts } => {
                     let info = LayerInfo {
                         diff_id: job.diff_id,
                         chain_id: job.chain_id,
-                        standalone: standalone && !redirected,
+                        basis: if redirected { Basis::Chain } else { basis },
                         size_bytes: counts.size_bytes,
                         entries: counts.entries,
                         max_uid: counts.max_uid,
@@ -306,6 +306,14 @@ impl<'a> Shared<'a> {
         });
         Ok(ids.collect())
     }
+}
+
+/// The root that the layers below the next one show; not known before the topmost of them is here.
+pub(super) fn root_below(store: &Store, jobs: &[Job]) -> Result<Option<Digest>, FetchError> {
+    let Some(job) = jobs.last() else { return Ok(Some(unpack::root_of_nothing())) };
+    let Some(layer) = &job.present else { return Ok(None) };
+    let root = unpack::root_shown_by(&store.open_layer(layer.id)?);
+    root.map(Some).map_err(|source| unpack_failed(job, source))
 }
 
 fn unpack_failed(job: &Job, source: unpack::UnpackError) -> FetchError {

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use plywood_image::Digest;
 use plywood_image::layer::{EntryPath, Marks, Meta};
 use plywood_image::tar::{Timestamp, Xattrs};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps};
@@ -22,6 +23,7 @@ use super::attributes::{self, Defaults};
 use super::dirs::Dirs;
 use super::error::{OnEntry, UnpackError};
 use super::writer::{self, Counts, LowerLink, OPAQUE_XATTR};
+use crate::layers::Basis;
 use crate::merged::{Found, MergedTree};
 
 /// Longest list of extended attribute names the kernel gives.
@@ -40,8 +42,8 @@ pub(crate) struct Unpacked {
 pub(crate) enum Settled {
     /// The layer is complete.
     Done {
-        /// The directory would look the same on any other layers.
-        standalone: bool,
+        /// What it took from the layers below.
+        basis: Basis,
         /// With what came from below.
         counts: Counts,
     },
@@ -101,27 +103,52 @@ pub(crate) fn settle(
         settling.link(link)?;
     }
     // Last, because all of the above changes their times.
-    let mut plain_root = true;
+    let mut root = None;
     for path in &marks.implied {
         let meta = match implied(&settling, path)? {
             Some(dir) => meta_of(&dir, path)?,
             None => default_directory(),
         };
         if path.is_root() {
-            plain_root = (meta.uid, meta.gid, meta.mode) == (0, 0, 0o755) && meta.xattrs.is_empty();
+            root = Some(root_digest(&meta));
         }
         settling.counts.owner(meta.uid, meta.gid);
         let fd = settling.dirs.get(path)?;
         attributes::apply(&fd, path, &meta, None)?;
     }
-    // Hardly any layer lists the root, and hardly any root is unusual. If only its times come from below, the layer
-    // still counts as the same on any layers.
-    let only_root_implied = marks.implied.iter().all(EntryPath::is_root) && plain_root;
-    let standalone = only_root_implied
+    let only_root_implied = marks.implied.iter().all(EntryPath::is_root);
+    let by_itself = only_root_implied
         && marks.whiteouts.is_empty()
         && links.is_empty()
         && !opaque.contains(&EntryPath::root());
-    Ok(Settled::Done { standalone, counts: settling.counts })
+    let basis = match (by_itself, root) {
+        (false, _) => Basis::Chain,
+        (true, Some(root)) => Basis::Root(root),
+        (true, None) => Basis::Nothing,
+    };
+    Ok(Settled::Done { basis, counts: settling.counts })
+}
+
+/// Stands for the root directory that a layer and all below it show: what a layer above takes that does not list its own.
+pub(crate) fn root_shown_by(layer: &OwnedFd) -> Result<Digest, UnpackError> {
+    let root = EntryPath::root();
+    Ok(root_digest(&meta_of(&root_of(layer, &root)?, &root)?))
+}
+
+/// The same for the lowest layer, which has none below.
+pub(crate) fn root_of_nothing() -> Digest {
+    root_digest(&default_directory())
+}
+
+fn root_digest(meta: &Meta) -> Digest {
+    let Meta { uid, gid, mode, mtime, atime: _, xattrs } = meta;
+    let mut text = format!("{uid} {gid} {mode:o} {} {}", mtime.seconds, mtime.nanoseconds).into_bytes();
+    for (name, value) in xattrs {
+        text.extend_from_slice(format!(" {} {} ", name.len(), value.len()).as_bytes());
+        text.extend_from_slice(name);
+        text.extend_from_slice(value);
+    }
+    Digest::sha256(&text)
 }
 
 struct Settling<'a> {

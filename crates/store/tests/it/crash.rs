@@ -107,7 +107,7 @@ fn a_killed_process_is_cleaned_up_after() {
     assert!(listed(&store, "trash").is_empty());
 
     let pins = store.pins().unwrap();
-    let kept = pins.find_layer(&info("committed").diff_id, &ChainId(digest("x"))).unwrap().unwrap();
+    let kept = pins.find_layer(&info("committed").diff_id, &ChainId(digest("x")), None).unwrap().unwrap();
     assert_eq!(fs::read(store.layer_path(kept.id).join("kept")).unwrap(), b"kept");
     let Ingest::Write(writer) = store.ingest_blob(&digest("blob"), None).unwrap() else { panic!() };
     assert_eq!(writer.offset(), 2, "the download goes on");

@@ -57,7 +57,7 @@ fn pins_keep_what_is_not_yet_part_of_an_image() {
     assert!(kinds(&other).is_empty());
 
     let later = store.pins().unwrap();
-    assert!(later.find_layer(&made.info.diff_id, &chain).unwrap().is_some());
+    assert!(later.find_layer(&made.info.diff_id, &chain, None).unwrap().is_some());
     drop(pins);
     assert_eq!(kinds(&other), ["download", "flat"]);
     drop(later);

@@ -3,6 +3,7 @@
 use std::fs;
 
 use plywood_image::{ChainId, DiffId};
+use plywood_store::Basis;
 
 use crate::support::{digest, info, layer, listed, store};
 
@@ -16,7 +17,7 @@ fn a_committed_layer_is_found_again_after_reopening() {
 
     let store = plywood_store::Store::open(&scratch.path().join("root")).unwrap();
     let pins = store.pins().unwrap();
-    let found = pins.find_layer(&made.info.diff_id, &ChainId(digest("any"))).unwrap().unwrap();
+    let found = pins.find_layer(&made.info.diff_id, &ChainId(digest("any")), None).unwrap().unwrap();
     assert_eq!(found, made);
     assert_eq!(fs::read(store.layer_path(found.id).join("file")).unwrap(), b"x");
     store.open_layer(found.id).unwrap();
@@ -27,14 +28,35 @@ fn layers_that_depend_on_others_are_found_by_chain_only() {
     let (_scratch, store) = store();
     let pins = store.pins().unwrap();
     let mut dependent = info("a");
-    dependent.standalone = false;
+    dependent.basis = Basis::Chain;
     let made = store
         .commit_layers(&pins, vec![(store.new_layer_staging().unwrap(), dependent.clone())])
         .unwrap()
         .remove(0);
-    assert_eq!(pins.find_layer(&dependent.diff_id, &ChainId(digest("other"))).unwrap(), None);
-    assert_eq!(pins.find_layer(&dependent.diff_id, &dependent.chain_id).unwrap(), Some(made));
-    assert_eq!(pins.find_layer(&DiffId(digest("b")), &ChainId(digest("other"))).unwrap(), None);
+    assert_eq!(pins.find_layer(&dependent.diff_id, &ChainId(digest("other")), None).unwrap(), None);
+    assert_eq!(pins.find_layer(&dependent.diff_id, &dependent.chain_id, None).unwrap(), Some(made));
+    assert_eq!(pins.find_layer(&DiffId(digest("b")), &ChainId(digest("other")), None).unwrap(), None);
+}
+
+#[test]
+fn layers_that_take_their_root_are_found_where_it_is_the_same() {
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let find = |root: Option<&str>| {
+        let root = root.map(digest);
+        pins.find_layer(&info("a").diff_id, &ChainId(digest("other")), root.as_ref()).unwrap()
+    };
+    let commit = |root: &str| {
+        let rooted = plywood_store::LayerInfo { basis: Basis::Root(digest(root)), ..info("a") };
+        store.commit_layers(&pins, vec![(store.new_layer_staging().unwrap(), rooted)]).unwrap().remove(0)
+    };
+    let one = commit("one");
+    assert_eq!(find(Some("one")), Some(one.clone()));
+    assert_eq!((find(Some("two")), find(None)), (None, None));
+    let two = commit("two");
+    assert_ne!(one.id, two.id);
+    assert_eq!(find(Some("two")), Some(two));
+    assert_eq!(commit("one"), one);
 }
 
 #[test]
@@ -72,7 +94,7 @@ fn a_layer_whose_commit_took_effect_is_not_discarded() {
     fs::write(staging.path().join("file"), "x").unwrap();
     let connection = rusqlite::Connection::open(store.root().path().join("plywood.db")).unwrap();
     let commit =
-        "UPDATE layers SET state = 'committed', owner = NULL, diff_id = ?2, chain_id = ?3, standalone = 1,
+        "UPDATE layers SET state = 'committed', owner = NULL, diff_id = ?2, chain_id = ?3, standalone = 1, root = '',
                   size_bytes = 1, entries = 1, max_uid = 0, max_gid = 0, compressed = ?2 WHERE id = ?1";
     let info = info("a");
     let (diff_id, chain_id) = (info.diff_id.to_string(), info.chain_id.to_string());
@@ -80,6 +102,6 @@ fn a_layer_whose_commit_took_effect_is_not_discarded() {
     assert_eq!(connection.execute(commit, rusqlite::params![number, diff_id, chain_id]).unwrap(), 1);
     drop(staging);
     assert_eq!(fs::read(store.layer_path(id).join("file")).unwrap(), b"x");
-    let found = store.pins().unwrap().find_layer(&info.diff_id, &info.chain_id).unwrap().unwrap();
+    let found = store.pins().unwrap().find_layer(&info.diff_id, &info.chain_id, None).unwrap().unwrap();
     assert_eq!(found.id, id);
 }

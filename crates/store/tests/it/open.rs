@@ -96,10 +96,11 @@ fn a_newer_database_and_a_foreign_one_are_refused_untouched() {
     let root = scratch.path().join("root");
     drop(Store::open(&root).unwrap());
     let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     connection.pragma_update(None, "user_version", 1000).unwrap();
     let error = Store::open(&root).unwrap_err();
     assert!(matches!(error, OpenError::Db(OpenDbError::TooNew { found: 1000, .. })), "{error:?}");
-    connection.pragma_update(None, "user_version", 1).unwrap();
+    connection.pragma_update(None, "user_version", version).unwrap();
     drop(Store::open(&root).unwrap());
 
     let other = scratch.path().join("other");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use plywood_image::{ChainId, DiffId, Digest};
-use plywood_store::{FlatId, Image, Layer, LayerInfo, NewImage, NewSnapshot, Pins, Snapshot, Store};
+use plywood_store::{Basis, FlatId, Image, Layer, LayerInfo, NewImage, NewSnapshot, Pins, Snapshot, Store};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ pub(crate) fn info(name: &str) -> LayerInfo {
     LayerInfo {
         diff_id: DiffId(digest(name)),
         chain_id: ChainId(digest(&format!("chain {name}"))),
-        standalone: true,
+        basis: Basis::Nothing,
         size_bytes: 1,
         entries: 1,
         max_uid: 0,

@@ -2,7 +2,7 @@
 
 use plywood_image::testing::TarBuilder;
 use plywood_kernel::testing::require_root;
-use plywood_store::{Image, Store};
+use plywood_store::{Basis, Image, Store};
 
 use super::super::import_images::{LayerBlob, Layout, assert_untouched, chain, import};
 use super::super::support::store;
@@ -45,8 +45,8 @@ fn root_implied_directories_are_those_below() {
     let ours = compare(&layers);
     assert_eq!(ours.get("new/deep").unwrap().mtime, (0, 0));
     assert_eq!(ours.get("").unwrap().mtime, (77, 0));
-    assert!(image.layers[0].info.standalone);
-    assert!(!image.layers[1].info.standalone);
+    assert_eq!(image.layers[0].info.basis, Basis::Nothing);
+    assert_eq!(image.layers[1].info.basis, Basis::Chain);
     assert_eq!((image.layers[1].info.max_uid, image.layers[1].info.max_gid), (7, 8));
 }
 
@@ -63,6 +63,48 @@ fn root_layers_that_list_all_they_have_are_shared() {
     let (a, b) = (on("a"), on("b"));
     assert_eq!(a.layers[1].id, b.layers[1].id);
     assert_ne!(a.layers[0].id, b.layers[0].id);
+}
+
+/// A layer that does not list its root took that of the layers it was first unpacked on to all others.
+#[test]
+fn root_the_root_directory_is_that_of_the_layers_below_in_any_order() {
+    require_root();
+    let shared = LayerBlob::gzip(&TarBuilder::new().dir("opt", 0o755).file("opt/x", "x").finish());
+    let top = LayerBlob::gzip(&TarBuilder::new().dir("top", 0o755).finish());
+    let roots = [
+        Some(header(b'5', "./", 0o755, (0, 0), 5)),
+        Some(header(b'5', "./", 0o700, (1000, 0), 5)),
+        Some(header(b'5', "./", 0o755, (0, 0), 6)),
+        None,
+    ];
+    let expected = [
+        (0o755, (0, 0), (5, 0)),
+        (0o700, (1000, 0), (5, 0)),
+        (0o755, (0, 0), (6, 0)),
+        (0o755, (0, 0), (0, 0)),
+    ];
+    let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]];
+    for order in orders {
+        let (_scratch, store) = store();
+        let pins = store.pins().unwrap();
+        for n in order {
+            let base = match &roots[n] {
+                Some(root) => TarBuilder::new().entry(root, b""),
+                None => TarBuilder::new(),
+            };
+            let base = LayerBlob::gzip(&base.dir("base", 0o755).finish());
+            let layers = [base, shared.clone(), top.clone()];
+            // Once with all layers missing but those of other images, once with all here.
+            for name in ["first", "again"] {
+                let image = import(&store, &pins, &Layout::of(name, &layers))
+                    .unwrap_or_else(|e| panic!("{}", chain(&e)));
+                let root =
+                    overlay(&store, &image).get("").map(|e| (e.mode & 0o7777, e.owner, e.mtime)).unwrap();
+                assert_eq!(root, expected[n], "{n} in {order:?}, {name}");
+            }
+        }
+        assert_eq!(super::super::support::listed(&store, "layers").len(), 12, "one of each a root");
+    }
 }
 
 /// overlayfs lists a whiteout in a directory that no other layer has.
@@ -88,7 +130,7 @@ fn root_whiteouts_stay_only_where_they_hide_something() {
     for absent in ["a/nothing", "b/y", "l/y", "gone"] {
         assert!(tree.get(absent).is_none(), "{absent}");
     }
-    assert!(!image.layers[1].info.standalone);
+    assert_eq!(image.layers[1].info.basis, Basis::Chain);
     compare(&layers);
 }
 
@@ -113,7 +155,7 @@ fn root_an_emptied_directory_keeps_its_owner_and_mode() {
     let within = tree.get("srv/in").unwrap();
     assert_eq!((within.mode & 0o7777, within.owner), (0o755, (0, 0)), "emptied with what it was in");
     assert!(tree.get("tmp/x").is_none());
-    assert!(!image.layers[1].info.standalone);
+    assert_eq!(image.layers[1].info.basis, Basis::Chain);
     // Without srv/in, which umoci would give the group of the directory it was removed from.
     let below = TarBuilder::new()
         .entry(&header(b'5', "tmp", 0o1777, (3, 4), 1000), b"")
@@ -154,7 +196,7 @@ fn root_hard_links_into_lower_layers() {
     let [first, second, third] = ["a/file", "a/second", "a/third"].map(|path| tree.get(path).unwrap());
     assert_eq!((first, second), (second, third));
     assert_eq!((first.mode & 0o7777, first.owner), (0o4750, (9, 10)));
-    assert!(!image.layers[1].info.standalone);
+    assert_eq!(image.layers[1].info.basis, Basis::Chain);
     compare(&layers);
 }
 
@@ -183,7 +225,7 @@ fn root_paths_through_a_lower_symbolic_link() {
     for path in ["usr/bin/tool", "usr/bin/tool2", "usr/bin/older", "usr/bin/two-links", "usr/file"] {
         assert!(tree.get(path).is_some(), "{path}");
     }
-    assert!(!image.layers[1].info.standalone);
+    assert_eq!(image.layers[1].info.basis, Basis::Chain);
     compare(&layers);
 }
 
