@@ -14,11 +14,13 @@
 //! * The archive ends at two zero blocks, or at a clean end of the stream on a block boundary (GNU tar and Go accept
 //!   that too; the diff ID covers the stream anyway). A single zero block followed by anything else is an error: readers
 //!   disagree on whether what follows exists. What follows the end is ignored; [`Reader::finish`] drains it.
-//! * Directories, links, devices and fifos have no data, whatever their size field says (as in Go, with which images
-//!   are built). A file whose name ends in `/` is a directory.
-//! * PAX: the last of several records of one key wins, an empty value unsets it. A global header may set owner and
-//!   times; one that sets a name, a size, a sparse map or extended attributes is refused, because those make no sense for
-//!   every entry and would let a small archive unpack into unbounded memory.
+//! * Directories, links, devices and fifos have no data. One with a size other than 0 is refused: some readers take what
+//!   follows for its data, others for the next entry, and an archive could show each of them other files.
+//! * A name that ends in `/` makes a directory of an entry of v7's only type, as everywhere. A file of that name is refused:
+//!   it is a file to some readers and a directory to others.
+//! * PAX: the last of several records of one key wins, an empty value unsets it.
+//! * A global header is ignored, as Go ignores it, with which images are read; one that sets anything that would count
+//!   (a name, a size, an owner, a time, a sparse map, an extended attribute) is refused, because others apply it.
 //! * An entry named both by a GNU long name and by PAX is refused: readers disagree on which one counts.
 //! * `uname`, `gname`, `hdrcharset`, `comment`, `LIBARCHIVE.*`, `SCHILY.*` other than `SCHILY.xattr.`, `RHT.*` and
 //!   unknown keys are ignored, as the image tools do. Numeric owners are what counts in an image.

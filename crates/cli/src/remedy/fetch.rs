@@ -105,7 +105,13 @@ fn is_sound(kind: &TarErrorKind) -> bool {
     use TarErrorKind as K;
     matches!(
         kind,
-        K::Pax(_) | K::Number(_) | K::GlobalPax(_) | K::TooLarge { .. } | K::Sparse(_) | K::Ambiguous(_)
+        K::Pax(_)
+            | K::Number(_)
+            | K::GlobalPax(_)
+            | K::TooLarge { .. }
+            | K::Sparse(_)
+            | K::Ambiguous(_)
+            | K::Disputed(_)
     )
 }
 

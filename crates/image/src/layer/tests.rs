@@ -384,7 +384,9 @@ fn a_directory_entry_may_follow_its_marks() {
 
 #[test]
 fn type_bytes() {
-    let types: Vec<EntryType> = headers(TarBuilder::new().file("a", b"").dir("b", 0).file("c/", b""))
+    let mut old = RawHeader::new(0);
+    old.name("c/");
+    let types: Vec<EntryType> = headers(TarBuilder::new().file("a", b"").dir("b", 0).entry(&old, b""))
         .iter()
         .map(|h| h.entry_type)
         .collect();

@@ -36,7 +36,7 @@ pub enum TarErrorKind {
     #[error("bad PAX header: {0}")]
     Pax(&'static str),
     /// A record that a global header must not set.
-    #[error("a global PAX header sets {0}, which cannot hold for every entry")]
+    #[error("a global PAX header sets {0}: readers disagree on whether it holds")]
     GlobalPax(&'static str),
     /// Beyond one of [`crate::limits`].
     #[error("{what} exceeds the limit of {limit}")]
@@ -52,6 +52,9 @@ pub enum TarErrorKind {
     /// Two extensions claim the same property.
     #[error("{0} is given both by a GNU and by a PAX header")]
     Ambiguous(&'static str),
+    /// Readers of tar archives read this differently: what one sees is not what another has checked.
+    #[error("readers of tar archives disagree on {0}")]
+    Disputed(&'static str),
     /// Extension headers with no entry behind them.
     #[error("an extension header is not followed by an entry")]
     Dangling,

@@ -4,34 +4,19 @@ use super::sparse::{self, MapBuilder};
 use super::{TarErrorKind, Timestamp, Xattrs};
 use crate::limits;
 
-/// For whom a header's records hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// The next entry.
-    Entry,
-    /// All entries from here on.
-    Global,
-}
-
-/// The records that matter, parsed. An empty value in the archive is `None` here.
+/// The records of an entry that matter, parsed. An empty value in the archive is `None` here.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    pub(super) numbers: Numbers,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    pub(super) mtime: Option<Timestamp>,
+    pub(super) atime: Option<Timestamp>,
     pub(super) path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
     pub(super) xattrs: Xattrs,
     xattr_bytes: usize,
     pub(super) sparse: Option<Box<Sparse>>,
-}
-
-/// The records a global header may set too.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Numbers {
-    pub(super) uid: Option<u64>,
-    pub(super) gid: Option<u64>,
-    pub(super) mtime: Option<Timestamp>,
-    pub(super) atime: Option<Timestamp>,
 }
 
 /// The `GNU.sparse.*` records.
@@ -48,34 +33,18 @@ pub(super) struct Sparse {
 }
 
 impl Records {
-    /// No records but the global ones.
-    pub(super) fn after(global: Numbers) -> Records {
-        Records { numbers: global, ..Records::default() }
-    }
-
-    pub(super) fn parse(&mut self, mut data: &[u8], scope: Scope) -> Result<(), TarErrorKind> {
+    pub(super) fn parse(mut data: &[u8]) -> Result<Records, TarErrorKind> {
+        let mut records = Records::default();
         while !data.is_empty() {
             let (key, value, rest) = split_record(data)?;
-            match scope {
-                Scope::Entry => self.set(key, value)?,
-                Scope::Global => match key {
-                    b"path" => return Err(TarErrorKind::GlobalPax("a path")),
-                    b"linkpath" => return Err(TarErrorKind::GlobalPax("a link target")),
-                    b"size" => return Err(TarErrorKind::GlobalPax("a size")),
-                    _ if key.starts_with(SPARSE) => return Err(TarErrorKind::GlobalPax("a sparse map")),
-                    _ if key.starts_with(XATTR) => {
-                        return Err(TarErrorKind::GlobalPax("an extended attribute"));
-                    }
-                    _ => self.set(key, value)?,
-                },
-            }
+            records.set(key, value)?;
             data = rest;
         }
-        match &self.sparse {
+        match &records.sparse {
             Some(sparse) if sparse.offset.is_some() => {
                 Err(TarErrorKind::Sparse("an offset without a length"))
             }
-            _ => Ok(()),
+            _ => Ok(records),
         }
     }
 
@@ -84,10 +53,10 @@ impl Records {
             b"path" => self.path = name(value)?,
             b"linkpath" => self.link = name(value)?,
             b"size" => self.size = number(value, "size is no number")?.map(file_size).transpose()?,
-            b"uid" => self.numbers.uid = number(value, "uid is no number")?,
-            b"gid" => self.numbers.gid = number(value, "gid is no number")?,
-            b"mtime" => self.numbers.mtime = time(value)?,
-            b"atime" => self.numbers.atime = time(value)?,
+            b"uid" => self.uid = number(value, "uid is no number")?,
+            b"gid" => self.gid = number(value, "gid is no number")?,
+            b"mtime" => self.mtime = time(value)?,
+            b"atime" => self.atime = time(value)?,
             _ => {
                 if let Some(key) = key.strip_prefix(XATTR) {
                     self.set_xattr(key, value)?;
@@ -118,6 +87,29 @@ impl Records {
         self.xattrs.insert(key.into(), value.into());
         Ok(())
     }
+}
+
+/// A header for all entries that follow may hold nothing that would change them: one reader applies it, the next does
+/// not.
+pub(super) fn check_global(mut data: &[u8]) -> Result<(), TarErrorKind> {
+    while !data.is_empty() {
+        let (key, _, rest) = split_record(data)?;
+        let what = match key {
+            b"path" => "a path",
+            b"linkpath" => "a link target",
+            b"size" => "a size",
+            b"uid" | b"gid" => "an owner",
+            b"mtime" | b"atime" => "a time",
+            _ if key.starts_with(SPARSE) => "a sparse map",
+            _ if key.starts_with(XATTR) => "an extended attribute",
+            _ => {
+                data = rest;
+                continue;
+            }
+        };
+        return Err(TarErrorKind::GlobalPax(what));
+    }
+    Ok(())
 }
 
 impl Sparse {
@@ -275,13 +267,12 @@ mod tests {
             b"6 a=b\n\0",
         ] {
             let good = bad == b"6 a=b\n";
-            assert_eq!(Records::default().parse(bad, Scope::Entry).is_ok(), good, "{}", bad.escape_ascii());
+            assert_eq!(Records::parse(bad).is_ok(), good, "{}", bad.escape_ascii());
         }
     }
 
     #[test]
     fn the_last_record_wins_and_an_empty_one_unsets() {
-        let mut records = Records::default();
         let data = [
             record("path", b"a"),
             record("path", b"b"),
@@ -291,25 +282,36 @@ mod tests {
             record("comment", b"whatever"),
         ]
         .concat();
-        records.parse(&data, Scope::Entry).unwrap();
+        let records = Records::parse(&data).unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"b"[..]));
-        assert_eq!(records.numbers.uid, None);
+        assert_eq!(records.uid, None);
         assert_eq!(records.xattrs.len(), 1);
     }
 
     #[test]
-    fn global_headers_may_not_name_things() {
-        for key in ["path", "linkpath", "size", "GNU.sparse.map", "SCHILY.xattr.user.a"] {
-            assert!(Records::default().parse(&record(key, b"1"), Scope::Global).is_err(), "{key}");
+    fn global_headers_may_not_change_entries() {
+        let refused = [
+            "path",
+            "linkpath",
+            "size",
+            "uid",
+            "gid",
+            "mtime",
+            "atime",
+            "GNU.sparse.map",
+            "SCHILY.xattr.user.a",
+        ];
+        for key in refused {
+            let data = [record("comment", b"x"), record(key, b"1")].concat();
+            assert!(matches!(check_global(&data), Err(TarErrorKind::GlobalPax(_))), "{key}");
         }
-        let mut records = Records::default();
-        records.parse(&record("uid", b"7"), Scope::Global).unwrap();
-        assert_eq!(records.numbers.uid, Some(7));
+        check_global(&[record("comment", b"x"), record("uname", b"root")].concat()).unwrap();
+        assert!(matches!(check_global(b"7 a=b\n"), Err(TarErrorKind::Pax(_))));
     }
 
     #[test]
     fn bounds() {
-        let parse = |key: &str, value: &[u8]| Records::default().parse(&record(key, value), Scope::Entry);
+        let parse = |key: &str, value: &[u8]| Records::parse(&record(key, value));
         assert!(parse("path", &[b'a'; 4096]).is_ok());
         assert!(parse("path", &[b'a'; 4097]).is_err());
         assert!(parse("path", b"a\0b").is_err());
@@ -320,6 +322,6 @@ mod tests {
         assert!(parse(&format!("SCHILY.xattr.{}", "n".repeat(256)), b"").is_err());
         let many: Vec<u8> =
             (0..5).flat_map(|i| record(&format!("SCHILY.xattr.user.{i}"), &[0; 65536])).collect();
-        assert!(Records::default().parse(&many, Scope::Entry).is_err());
+        assert!(Records::parse(&many).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 
 use super::field::{self, Block, Format};
 use super::input::Input;
-use super::pax::{Numbers, Records, Scope};
+use super::pax::{self, Records};
 use super::sparse::{self, SparseMap};
 use super::{BLOCK, Device, EntryType, Header, TarError, TarErrorKind, Timestamp};
 use crate::limits;
@@ -17,7 +17,6 @@ pub struct Reader<R> {
     remaining: u64,
     /// Bytes between the end of that data and the next block.
     padding: u64,
-    global: Numbers,
     /// Reused for extension headers.
     scratch: Vec<u8>,
     /// Start of the current entry's own header block.
@@ -32,7 +31,6 @@ impl<R: Read> Reader<R> {
             input: Input::new(source),
             remaining: 0,
             padding: 0,
-            global: Numbers::default(),
             scratch: Vec::new(),
             offset: 0,
             ended: false,
@@ -100,22 +98,19 @@ impl<R: Read> Reader<R> {
                     if records.is_some() {
                         return Err(TarErrorKind::Pax("two headers for one entry"));
                     }
-                    let mut fresh = Records::after(self.global);
                     self.extension(&block, limits::PAX_BYTES, "size of a PAX header")?;
-                    fresh.parse(&self.scratch, Scope::Entry)?;
-                    records = Some(fresh);
+                    records = Some(Records::parse(&self.scratch)?);
                 }
                 b'g' => {
-                    let mut fresh = Records::after(self.global);
                     self.extension(&block, limits::PAX_BYTES, "size of a PAX header")?;
-                    fresh.parse(&self.scratch, Scope::Global)?;
-                    self.global = fresh.numbers;
+                    pax::check_global(&self.scratch)?;
                 }
                 b'L' => long_path = Some(self.long_name(&block)?),
                 b'K' => long_link = Some(self.long_name(&block)?),
                 _ => {
-                    let records = records.unwrap_or_else(|| Records::after(self.global));
-                    return self.entry(&block, records, long_path, long_link, path).map(Some);
+                    return self
+                        .entry(&block, records.unwrap_or_default(), long_path, long_link, path)
+                        .map(Some);
                 }
             }
         }
@@ -184,14 +179,19 @@ impl<R: Read> Reader<R> {
             (None, None) => field::text(&block[field::LINK]).to_vec(),
         };
         if entry_type == EntryType::File && path.last() == Some(&b'/') {
+            // v7 had no type of its own for directories.
+            if block[field::TYPE] != 0 {
+                return Err(TarErrorKind::Disputed("whether a file whose name ends in \"/\" is a directory"));
+            }
             entry_type = EntryType::Directory;
         }
 
-        let mut stored = match (entry_type.has_data(), records.size) {
-            (false, _) => 0,
-            (true, Some(size)) => size,
-            (true, None) => field::unsigned(&block[124..136], "size")?,
-        };
+        let mut stored = records.size.map_or_else(|| field::unsigned(&block[124..136], "size"), Ok)?;
+        if stored != 0 && !entry_type.has_data() {
+            return Err(TarErrorKind::Disputed(
+                "whether data follows a directory, link or device with a size",
+            ));
+        }
         let mut size = stored;
         let mut sparse = None;
         if block[field::TYPE] == b'S' && format == Format::Gnu {
@@ -220,14 +220,14 @@ impl<R: Read> Reader<R> {
             entry_type,
             mode: u32::try_from(field::unsigned(&block[100..108], "mode")?)
                 .map_err(|_| TarErrorKind::Number("mode"))?,
-            uid: records.numbers.uid.map_or_else(|| field::unsigned(&block[108..116], "uid"), Ok)?,
-            gid: records.numbers.gid.map_or_else(|| field::unsigned(&block[116..124], "gid"), Ok)?,
+            uid: records.uid.map_or_else(|| field::unsigned(&block[108..116], "uid"), Ok)?,
+            gid: records.gid.map_or_else(|| field::unsigned(&block[116..124], "gid"), Ok)?,
             size,
-            mtime: match records.numbers.mtime {
+            mtime: match records.mtime {
                 Some(mtime) => mtime,
                 None => Timestamp { seconds: field::number(&block[136..148], "mtime")?, nanoseconds: 0 },
             },
-            atime: match records.numbers.atime {
+            atime: match records.atime {
                 None if format == Format::Gnu && block[345] != 0 => {
                     Some(Timestamp { seconds: field::number(&block[345..357], "atime")?, nanoseconds: 0 })
                 }
@@ -241,11 +241,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Map and size of a file with `GNU.sparse.*` records, and how much of its stored data the map took.
-    fn pax_map(
-        &mut self,
-        pax: super::pax::Sparse,
-        stored: u64,
-    ) -> Result<(SparseMap, u64, u64), TarErrorKind> {
+    fn pax_map(&mut self, pax: pax::Sparse, stored: u64) -> Result<(SparseMap, u64, u64), TarErrorKind> {
         let size = pax.size.ok_or(TarErrorKind::Sparse("the size of the file is missing"))?;
         let (builder, used) = match (pax.major.unwrap_or(0), pax.minor.unwrap_or(0), pax.map) {
             (1, 0, None) => sparse::read_v1(&mut self.input, stored)?,

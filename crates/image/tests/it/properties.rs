@@ -169,7 +169,9 @@ proptest! {
         link in "(\\.\\./|\\./|/|a|b){0,5}",
         flag in "[0-6]",
     ) {
-        let mut header = RawHeader::new(flag.as_bytes()[0]);
+        // A file named like a directory is refused by the reader.
+        let flag = if flag == "0" && name.ends_with('/') { 0 } else { flag.as_bytes()[0] };
+        let mut header = RawHeader::new(flag);
         header.name(&name).link(&link).device(1, 3);
         for (header, _) in read_all(&TarBuilder::new().entry(&header, b"").finish()).unwrap() {
             match classify(header) {
