@@ -142,7 +142,8 @@ pub struct Pull {
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// An OCI layout directory, or a tar file made by `skopeo copy`, `podman save` or `docker save`.
+    /// An OCI layout directory, or a tar file made by `skopeo copy`, `podman save` or `docker save`, compressed or not;
+    /// `-` reads such a file from standard input.
     pub path: PathBuf,
     /// The name to give the image, instead of the one it carries.
     #[arg(long)]

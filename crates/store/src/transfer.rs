@@ -26,7 +26,9 @@ mod section;
 mod stoppable;
 mod tls;
 
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use plywood_image::{Digest, Platform, Reference};
 
@@ -57,6 +59,13 @@ pub enum Source {
     Layout(PathBuf),
     /// A tar file of an OCI image layout or of `docker save`, perhaps compressed.
     Archive(PathBuf),
+    /// The same, from where an open file, pipe or socket stands.
+    Stream {
+        /// What to read.
+        file: Arc<File>,
+        /// What errors call it.
+        called: PathBuf,
+    },
 }
 
 /// What to bring in, and how.
@@ -64,8 +73,8 @@ pub enum Source {
 pub struct FetchRequest {
     /// From where.
     pub source: Source,
-    /// The name it will have. By default the reference, or what the layout or archive calls it. If that holds several
-    /// images, the one of this name is taken.
+    /// The name it will have. By default the reference, or all that the layout or archive calls it. If that holds
+    /// several images, the one of this name is taken.
     pub name: Option<Reference>,
     /// For which platform.
     pub platform: Platform,

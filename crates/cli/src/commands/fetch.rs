@@ -1,9 +1,12 @@
 //! What `pull`, `import` and `run` share: bringing an image in, with progress, and merging it into a flat tree.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -47,7 +50,7 @@ pub fn pull(
     bring_in(context, store, pins, &request)
 }
 
-/// Imports from a layout directory or an archive.
+/// Imports from a layout directory, an archive, or an archive on standard input: `-`.
 pub fn import(
     context: &Context,
     store: &Store,
@@ -56,12 +59,26 @@ pub fn import(
     name: Option<&str>,
     fetch: &FetchArgs,
 ) -> anyhow::Result<Fetched> {
-    let source =
-        if path.is_dir() { Source::Layout(path.to_owned()) } else { Source::Archive(path.to_owned()) };
+    let source = match path.to_str() {
+        Some("-") => standard_input()?,
+        _ if path.is_dir() => Source::Layout(path.to_owned()),
+        _ => Source::Archive(path.to_owned()),
+    };
     let mut request = FetchRequest::new(source);
     request.name = name.map(reference).transpose()?;
     request.platform = platform(fetch)?;
     bring_in(context, store, pins, &request)
+}
+
+fn standard_input() -> anyhow::Result<Source> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return Err(
+            Usage("`import -` reads an archive from standard input, which is a terminal".to_owned()).into()
+        );
+    }
+    let file = File::from(stdin.as_fd().try_clone_to_owned().context("standard input cannot be read")?);
+    Ok(Source::Stream { file: Arc::new(file), called: "standard input".into() })
 }
 
 /// The reference a user has typed.
@@ -183,7 +200,7 @@ pub fn flatten(
     fetched: &Fetched,
     fetch: &FetchArgs,
 ) -> anyhow::Result<Option<Flat>> {
-    let Fetched { image, name } = fetched;
+    let Fetched { image, names } = fetched;
     let Some(chain_id) = image.chain_id.as_ref().filter(|_| !fetch.no_flat && image.layers.len() > 1) else {
         return Ok(None);
     };
@@ -196,8 +213,9 @@ pub fn flatten(
     };
     let built = store.build_flat(pins, chain_id, &image.layer_ids(), options);
     bar.finish_and_clear();
-    let built =
-        built.with_context(|| format!("{name} is in the store, but its flat tree could not be built"))?;
+    let built = built.with_context(|| {
+        format!("{} is in the store, but its flat tree could not be built", names.join(", "))
+    })?;
     Ok(match built {
         BuildFlat::Built(flat) | BuildFlat::Found(flat) => Some(flat),
         BuildFlat::Busy => None,
@@ -206,9 +224,9 @@ pub fn flatten(
 
 /// What was brought in, as JSON.
 pub fn record(fetched: &Fetched, flat: Option<&Flat>) -> serde_json::Value {
-    let Fetched { image, name } = fetched;
+    let Fetched { image, names } = fetched;
     json!({
-        "name": name,
+        "name": names.first(),
         "id": image.config_digest.to_string(),
         "manifest_digest": image.manifest_digest.to_string(),
         "names": image.names,
@@ -221,14 +239,15 @@ pub fn record(fetched: &Fetched, flat: Option<&Flat>) -> serde_json::Value {
 
 /// What was brought in, for people.
 pub fn describe(fetched: &Fetched, flat: Option<&Flat>) -> String {
-    let Fetched { image, name } = fetched;
+    let Fetched { image, names } = fetched;
     let flat = match flat {
         None if image.layers.is_empty() => ", nothing to run".to_owned(),
         Some(flat) => format!(", flat tree of {}", output::count(flat.entries, "entry")),
         None => String::new(),
     };
     format!(
-        "{name}\n  {}, {}{flat}, {}\n",
+        "{}\n  {}, {}{flat}, {}\n",
+        names.join("\n"),
         output::count(image.layers.len(), "layer"),
         output::size(image.size_bytes()),
         image.config_digest

@@ -123,6 +123,8 @@ fn of_local(error: &LocalError) -> Option<String> {
         LocalError::Several { .. } | LocalError::NoSuchImage { .. } => "choose one of these by --name",
         LocalError::Archive(ArchiveError::Room { source: RoomError::DiskFull { .. }, .. }) => FREE_SPACE,
         LocalError::Archive(ArchiveError::Spool { .. }) => return None,
+        // It began as an archive.
+        LocalError::Archive(ArchiveError::Tar { source, .. }) if source.offset() > 0 => AGAIN,
         LocalError::Open { source, .. }
         | LocalError::File { source, .. }
         | LocalError::Archive(ArchiveError::Read { source, .. })

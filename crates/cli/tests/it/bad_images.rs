@@ -192,16 +192,22 @@ fn cases(bed: &Bed) -> Vec<Case> {
     more(args, &["the image is for windows/"], "get an image built for Linux");
     let (_, args) = import(bed, "unnamed", |layout| layout.image(&small(), "Not A Name"));
     more(args, &["\"Not A Name\"", "not an image name"], "give the image a name by --name");
-    let (_, args) = import(bed, "two", |layout| layout.image(&small(), "one:1").image(&small(), "two:2"));
+    let (_, args) =
+        import(bed, "two", |layout| layout.image(&small(), "one:1").image(&TestImage::new(), "two:2"));
     more(args, &["several images", "one:1", "two:2"], "by --name");
 
     fs::write(bed.path("text.tar"), "no tar at all").unwrap();
+    let tar = TarBuilder::new().file("index.json", "{}").finish();
+    fs::write(bed.path("tail.tar"), [&tar[..1024], &[b'z'; 2000]].concat()).unwrap();
+    fs::write(bed.path("zeros.tar.gz"), gzip(&[0; 100_000])).unwrap();
     fs::create_dir(bed.path("empty")).unwrap();
     fs::write(bed.path("cut.tar.gz"), cut(gzip(&TarBuilder::new().file("index.json", "{}").finish())))
         .unwrap();
     let layouts = "a directory in the OCI image layout";
     for (path, said, remedy) in [
         ("text.tar", "not a readable tar archive", layouts),
+        ("tail.tar", "not a readable tar archive", AGAIN),
+        ("zeros.tar.gz", "there is nothing in it", layouts),
         ("empty", "no index.json", layouts),
         ("nowhere.tar", "No such file", layouts),
         ("cut.tar.gz", "the gzip stream is truncated", AGAIN),

@@ -1,10 +1,11 @@
 //! `import`, `images`, `rmi`, `prune`, `explain`, `doctor`: the store seen from the command line.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::bed::in_bed;
+use super::bed::{in_bed, start};
 use super::layout::{Layout, TestImage, text, tool};
 
 /// The keys of an object, sorted.
@@ -83,6 +84,64 @@ fn root_import_shows_the_name_it_gave() {
             bed.ok(&["import", text(layout.path())]).lines().next().unwrap(),
             "docker.io/library/app:1"
         );
+    });
+}
+
+/// The first tag of a docker archive was taken, and the others forgotten.
+#[test]
+fn root_import_gives_all_names_an_archive_has() {
+    in_bed(|bed| {
+        let layout = TestImage::new().write(&bed.path("app"), "app:1");
+        let archive = bed.path("docker.tar");
+        let from = format!("oci:{}:app:1", text(layout.path()));
+        let to = format!("docker-archive:{}:app:1", text(&archive));
+        tool(
+            "skopeo",
+            "skopeo",
+            &[
+                "copy",
+                "--insecure-policy",
+                "-q",
+                "--additional-tag",
+                "zebra:2",
+                "--additional-tag",
+                "quay.io/team/app:3",
+                &from,
+                &to,
+            ],
+        );
+        let names = ["docker.io/library/app:1", "docker.io/library/zebra:2", "quay.io/team/app:3"];
+        let shown = bed.ok(&["import", text(&archive)]);
+        for name in names {
+            assert!(shown.lines().any(|line| line == name), "{shown}");
+            assert_eq!(bed.ok(&["run", "--quiet", name, "--", "cat", "/srv/data/added"]), "added", "{name}");
+        }
+        assert_eq!(bed.json(&["images"])["images"][0]["names"], json!(names));
+        // A name given is the only one.
+        bed.ok(&["rmi", "--force", names[0]]);
+        bed.ok(&["import", text(&archive), "--name", "zebra:2"]);
+        assert_eq!(bed.json(&["images"])["images"][0]["names"], json!([names[1]]));
+    });
+}
+
+/// `-` was taken for a file of that name.
+#[test]
+fn root_import_reads_standard_input() {
+    in_bed(|bed| {
+        let archive = TestImage::new().write(&bed.path("app"), "app:1").archive();
+        for script in ["\"$@\" < \"$ARCHIVE\"", "cat \"$ARCHIVE\" | \"$@\"", "gzip -c \"$ARCHIVE\" | \"$@\""]
+        {
+            let mut command = Command::new("sh");
+            command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_plywood"), "--root"]).arg(bed.root());
+            command.args(["import", "-"]).env("ARCHIVE", &archive);
+            let shown = start(command).finish().check(0).stdout;
+            assert_eq!(shown.lines().next().unwrap(), "docker.io/library/app:1", "{script}");
+            bed.ok(&["rmi", "app:1"]);
+        }
+        let mut command = bed.command(["import", "-"]);
+        command.stdin(Stdio::null());
+        let error = start(command).finish().check(1).stderr;
+        assert!(error.contains("standard input is no archive of an image"), "{error}");
     });
 }
 
@@ -232,7 +291,7 @@ fn root_doctor_misses_a_runtime() {
     in_bed(|bed| {
         let mut command = bed.command(["--json", "doctor"]);
         command.env("PATH", "/nonexistent");
-        let done = super::bed::start(command).finish().check(1);
+        let done = start(command).finish().check(1);
         let findings = done.json()["findings"].clone();
         let finding = findings.as_array().unwrap().iter().find(|one| one["severity"] == "error");
         let message = finding.unwrap()["message"].as_str().unwrap().to_owned();

@@ -1,23 +1,25 @@
 //! An image in one tar file: what `skopeo copy oci-archive:` and `docker save` write.
 //!
 //! One pass over the file notes where each member's data starts; later reads go straight there. A compressed archive,
-//! or one that comes through a pipe, is first unpacked into an unnamed file of the store, which disappears with
-//! this process whatever happens. Member names are only keys of a table: nothing is ever created by them.
+//! or one that comes through a pipe, goes into an unnamed file of the store on the way, which disappears with
+//! this process whatever happens. Nothing beyond the archive's end goes there, and of what is no archive no more than
+//! a buffer. Member names are only keys of a table: nothing is ever created by them.
+
+mod spool;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plywood_image::tar::{EntryType, Reader, TarError};
-use rustix::fs::{CWD, Mode, OFlags};
 
 use super::Cancel;
 use super::section::Section;
-use super::stoppable::{self, Patient, Stoppable};
-use crate::unpack::decompress::{Compression, Decoder};
-use crate::unpack::{Memory, Room, RoomError};
+use super::stoppable::{self, Stoppable};
+use crate::unpack::decompress::Compression;
+use crate::unpack::{Room, RoomError};
 
 /// An image archive has a few members a layer.
 const MAX_MEMBERS: usize = 10_000;
@@ -27,8 +29,6 @@ const MAX_NAME_BYTES: usize = 4 << 20;
 
 /// `docker save` of old made one layer a symbolic link to its twin; longer chains have no reason.
 const MAX_LINKS: usize = 8;
-
-const COPY_BUFFER: usize = 256 << 10;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,12 @@ pub enum ArchiveError {
         /// What is wrong.
         #[source]
         source: TarError,
+    },
+    /// An archive that ends where it begins, like a stream of zeros.
+    #[error("{} is no archive of an image: there is nothing in it", path.display())]
+    Empty {
+        /// The archive.
+        path: PathBuf,
     },
     /// Too many members.
     #[error("the archive {} has more than {limit} members", path.display())]
@@ -94,6 +100,8 @@ pub enum ArchiveError {
 #[derive(Debug)]
 pub(crate) struct Archive {
     file: Arc<File>,
+    /// Where the archive begins in it.
+    base: u64,
     members: HashMap<Vec<u8>, Member>,
 }
 
@@ -104,37 +112,45 @@ enum Member {
 }
 
 impl Archive {
-    /// Opens and scans `path`. `spool`: a directory for an unnamed file, `room` how large
-    /// it may become. `stop` ends
-    /// all waiting and reading with an error.
+    /// Opens and scans `path`; the rest as in [`Archive::of`].
     pub(crate) fn open(
         path: &Path,
         spool: &Path,
         room: &Room<'_>,
         stop: &Cancel,
     ) -> Result<Self, ArchiveError> {
+        let source = stoppable::open(path, stop)
+            .map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?;
+        Self::of(source, path, spool, room, stop)
+    }
+
+    /// Scans what `source` gives from where it stands; errors call it `path`. `spool`: a directory for an unnamed file,
+    /// `room` how large it may become. `stop` ends all waiting and reading with an error.
+    pub(crate) fn of(
+        mut source: File,
+        path: &Path,
+        spool: &Path,
+        room: &Room<'_>,
+        stop: &Cancel,
+    ) -> Result<Self, ArchiveError> {
         let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
-        let source = stoppable::open(path, stop).map_err(read_failed)?;
         let metadata = source.metadata().map_err(read_failed)?;
-        let mut start = Vec::with_capacity(4);
-        let file = if metadata.is_file() {
-            Section::whole(source.try_clone().map_err(read_failed)?, 4)
-                .read_to_end(&mut start)
-                .map_err(read_failed)?;
-            match Compression::of(&start) {
-                Compression::None => source,
-                _ => spooled(&source, path, spool, room, stop)?,
-            }
-        } else if metadata.is_dir() {
+        if metadata.is_dir() {
             return Err(read_failed(io::ErrorKind::IsADirectory.into()));
-        } else {
-            spooled(&source, path, spool, room, stop)?
-        };
-        let file = Arc::new(file);
-        let size = file.metadata().map_err(read_failed)?.len();
-        let section = Section::new(file.clone(), 0, size);
-        let members = scan(Stoppable::new(section, stop), path)?;
-        Ok(Self { file, members })
+        }
+        if metadata.is_file() {
+            let base = source.stream_position().map_err(read_failed)?;
+            let file = Arc::new(source.try_clone().map_err(read_failed)?);
+            let section = Section::new(file.clone(), base, metadata.len().saturating_sub(base));
+            let mut start = Vec::with_capacity(4);
+            section.clone().take(4).read_to_end(&mut start).map_err(read_failed)?;
+            if Compression::of(&start) == Compression::None {
+                let members = scan(Stoppable::new(section, stop), path)?;
+                return Ok(Self { file, base, members });
+            }
+        }
+        let (file, members) = spool::scan(&source, path, spool, room, stop)?;
+        Ok(Self { file: Arc::new(file), base: 0, members })
     }
 
     /// A member's data. `name` as in manifests: relative, without `.` and `..`.
@@ -142,7 +158,9 @@ impl Archive {
         let mut name = normal(name)?;
         for _ in 0..MAX_LINKS {
             match self.members.get(&name)? {
-                Member::File { start, size } => return Some(Section::new(self.file.clone(), *start, *size)),
+                Member::File { start, size } => {
+                    return Some(Section::new(self.file.clone(), self.base.saturating_add(*start), *size));
+                }
                 Member::Link(target) => name.clone_from(target),
             }
         }
@@ -150,36 +168,7 @@ impl Archive {
     }
 }
 
-fn spooled(
-    source: &File,
-    path: &Path,
-    spool: &Path,
-    room: &Room<'_>,
-    stop: &Cancel,
-) -> Result<File, ArchiveError> {
-    let read_failed = |source| ArchiveError::Read { path: path.to_owned(), source };
-    let write_failed =
-        |source: io::Error| ArchiveError::Spool { path: path.to_owned(), into: spool.to_owned(), source };
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file =
-        rustix::fs::openat(CWD, spool, flags, Mode::RUSR | Mode::WUSR).map_err(|e| write_failed(e.into()))?;
-    let mut file = File::from(file);
-    // No layer is unpacked yet.
-    let share = Memory::default().share(stop).map_err(|e| read_failed(io::Error::other(e)))?;
-    let mut decoder = Decoder::new(Patient::new(source, stop), share).map_err(read_failed)?;
-    let mut buffer = vec![0; COPY_BUFFER];
-    let mut total = 0;
-    loop {
-        let got = decoder.read(&mut buffer).map_err(read_failed)?;
-        if got == 0 {
-            return Ok(file);
-        }
-        total += got as u64;
-        room.check(total).map_err(|source| ArchiveError::Room { path: path.to_owned(), source })?;
-        file.write_all(&buffer[..got]).map_err(write_failed)?;
-    }
-}
-
+/// Reads no further than the archive's end, but for a buffer.
 fn scan(archive: impl Read, path: &Path) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
     let tar_failed = |source| ArchiveError::Tar { path: path.to_owned(), source };
     let mut reader = Reader::new(archive);
@@ -214,6 +203,9 @@ fn scan(archive: impl Read, path: &Path) -> Result<HashMap<Vec<u8>, Member>, Arc
         if members.len() > MAX_MEMBERS {
             return Err(ArchiveError::Members { path: path.to_owned(), limit: MAX_MEMBERS });
         }
+    }
+    if members.is_empty() {
+        return Err(ArchiveError::Empty { path: path.to_owned() });
     }
     Ok(members)
 }

@@ -16,8 +16,8 @@ use crate::pins::Pins;
 pub struct Fetched {
     /// The image, with all names it has now.
     pub image: Image,
-    /// The one of them that it was brought in by.
-    pub name: String,
+    /// Those of them that it was brought in by, at least one.
+    pub names: Vec<String>,
 }
 
 /// Brings an image into the store: its layers unpacked and committed, its name pointing to it. Image and layers are
@@ -56,7 +56,7 @@ fn fetch(
     let mut provider = Provider::open(store, request, stop)?;
     let _cut = provider.cut_on(stop);
     let resolved = provider.resolve(request)?;
-    let name = name(request, resolved.name.as_deref())?;
+    let names = names(request, &resolved.names)?;
     let manifest_digest = match &request.source {
         // The algorithm the reference names, if it names this very manifest.
         Source::Registry { reference, .. } => {
@@ -108,19 +108,21 @@ fn fetch(
         layers,
         chain_id: chain.last().copied(),
     };
-    let name = name.to_string();
-    let image = store.record_image(pins, &new, std::slice::from_ref(&name)).map_err(FetchError::Record)?;
-    Ok(Fetched { image, name })
+    let image = store.record_image(pins, &new, &names).map_err(FetchError::Record)?;
+    Ok(Fetched { image, names })
 }
 
-/// The name the image will have.
-fn name(request: &FetchRequest, found: Option<&str>) -> Result<Reference, FetchError> {
+/// The names the image will have, at least one.
+fn names(request: &FetchRequest, found: &[String]) -> Result<Vec<String>, FetchError> {
     match (&request.name, &request.source, found) {
-        (Some(name), ..) => Ok(name.clone()),
-        (None, Source::Registry { reference, .. }, _) => Ok(reference.clone()),
-        (None, _, Some(found)) => {
-            found.parse().map_err(|source| FetchError::Name { name: found.to_owned(), source })
+        (Some(name), ..) | (None, Source::Registry { reference: name, .. }, _) => Ok(vec![name.to_string()]),
+        (None, _, []) => Err(FetchError::NoName),
+        (None, _, found) => {
+            let parsed = |name: &String| match name.parse::<Reference>() {
+                Ok(reference) => Ok(reference.to_string()),
+                Err(source) => Err(FetchError::Name { name: name.clone(), source }),
+            };
+            found.iter().map(parsed).collect()
         }
-        (None, _, None) => Err(FetchError::NoName),
     }
 }

@@ -6,6 +6,7 @@
 mod docker;
 mod select;
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use super::archive::{Archive, ArchiveError};
 use super::section::{Section, open_regular};
 use crate::unpack::Room;
 use docker::DockerArchive;
+use select::Choice;
 
 /// Why a local image cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -157,8 +159,8 @@ enum Files {
 pub(super) struct Root {
     pub(super) bytes: Vec<u8>,
     pub(super) media_type: Option<String>,
-    /// The name the layout or archive gives it.
-    pub(super) name: Option<String>,
+    /// The names the layout or archive gives it.
+    pub(super) names: Vec<String>,
 }
 
 impl Local {
@@ -180,6 +182,20 @@ impl Local {
         Ok(Self { path: path.to_owned(), files, docker: None, stop: stop.clone() })
     }
 
+    /// An archive read from where `file` stands. `spool` and `room` as in [`Archive::of`].
+    pub(super) fn open_stream(
+        file: &File,
+        called: &Path,
+        spool: &Path,
+        room: &Room<'_>,
+        stop: &Cancel,
+    ) -> Result<Self, LocalError> {
+        let file =
+            file.try_clone().map_err(|source| ArchiveError::Read { path: called.to_owned(), source })?;
+        let files = Files::Archive(Archive::of(file, called, spool, room, stop)?);
+        Ok(Self { path: called.to_owned(), files, docker: None, stop: stop.clone() })
+    }
+
     /// The image to import. `wanted` is a name it may have; it counts only if there are several.
     pub(super) fn root(&mut self, wanted: Option<&str>) -> Result<Root, LocalError> {
         if let Some(index) = self.small_file("index.json", limits::MANIFEST_BYTES)? {
@@ -189,7 +205,7 @@ impl Local {
             return Err(LocalError::Format { path: self.path.clone() });
         };
         let docker = DockerArchive::new(self, &manifest, wanted)?;
-        let root = Root { bytes: docker.manifest.clone(), media_type: None, name: docker.name.clone() };
+        let root = Root { bytes: docker.manifest.clone(), media_type: None, names: docker.names.clone() };
         self.docker = Some(docker);
         Ok(root)
     }
@@ -202,20 +218,17 @@ impl Local {
                 return Err(index_failed(ManifestError::Missing("manifests")));
             }
         };
-        let chosen = select::choose(&index.manifests, wanted).map_err(|e| e.at(&self.path))?;
-        match chosen.as_slice() {
-            [descriptor] => Ok(Root {
+        let Choice { entries, names } =
+            select::choose(&index.manifests, wanted).map_err(|e| e.at(&self.path))?;
+        Ok(match entries.as_slice() {
+            [descriptor] => Root {
                 bytes: self.document(descriptor)?,
                 media_type: Some(descriptor.media_type.clone()),
-                name: select::name(descriptor).map(str::to_owned),
-            }),
+                names,
+            },
             // One image, its platforms listed in index.json itself.
-            several => Ok(Root {
-                bytes: select::as_index(several),
-                media_type: None,
-                name: several.first().and_then(|d| select::name(d)).map(str::to_owned),
-            }),
-        }
+            several => Root { bytes: select::as_index(several), media_type: None, names },
+        })
     }
 
     /// A manifest or index.

@@ -27,21 +27,26 @@ pub(super) struct Resolved {
     pub(super) bytes: Vec<u8>,
     pub(super) manifest: Manifest,
     /// What the source itself calls the image.
-    pub(super) name: Option<String>,
+    pub(super) names: Vec<String>,
 }
 
 impl Provider {
     pub(super) fn open(store: &Store, request: &FetchRequest, stop: &Cancel) -> Result<Self, FetchError> {
         let spool = || store.root().path().join("blobs/ingest");
+        let room = || {
+            let room = request.limits.room(store.root().blobs());
+            room.on_file("fstatvfs", "blobs").map_err(StateError::from)
+        };
         Ok(match &request.source {
             Source::Registry { reference, options } => {
                 Self::Registry(Box::new(Registry::new(reference, options, stop)?))
             }
             Source::Layout(path) => Self::Local(Box::new(Local::open_layout(path, stop)?)),
             Source::Archive(path) => {
-                let room = request.limits.room(store.root().blobs());
-                let room = room.on_file("fstatvfs", "blobs").map_err(StateError::from)?;
-                Self::Local(Box::new(Local::open_archive(path, &spool(), &room, stop)?))
+                Self::Local(Box::new(Local::open_archive(path, &spool(), &room()?, stop)?))
+            }
+            Source::Stream { file, called } => {
+                Self::Local(Box::new(Local::open_stream(file, called, &spool(), &room()?, stop)?))
             }
         })
     }
@@ -56,18 +61,18 @@ impl Provider {
 
     /// Finds the manifest for the platform asked for.
     pub(super) fn resolve(&mut self, request: &FetchRequest) -> Result<Resolved, FetchError> {
-        let (mut bytes, mut media_type, name) = match (&mut *self, &request.source) {
+        let (mut bytes, mut media_type, names) = match (&mut *self, &request.source) {
             (Self::Registry(registry), Source::Registry { reference, .. }) => {
                 let digest = reference.digest();
                 let which = digest.map(ToString::to_string).or(reference.tag().map(str::to_owned));
                 let which = which.unwrap_or_else(|| "latest".to_owned());
                 let (bytes, media_type) = registry.manifest(&which, digest, limits::MANIFEST_BYTES)?;
-                (bytes, media_type, None)
+                (bytes, media_type, Vec::new())
             }
             (Self::Local(local), _) => {
                 let wanted = request.name.as_ref().map(ToString::to_string);
                 let root = local.root(wanted.as_deref())?;
-                (root.bytes, root.media_type, root.name)
+                (root.bytes, root.media_type, root.names)
             }
             (Self::Registry(_), _) => unreachable!("a registry provider comes from a registry source"),
         };
@@ -75,7 +80,7 @@ impl Provider {
         for _ in 0..MAX_INDEXES {
             let parsed = parse(&bytes, media_type.as_deref());
             match parsed.map_err(|source| FetchError::Manifest { what: what.clone(), source })? {
-                Document::Manifest(manifest) => return Ok(Resolved { bytes, manifest, name }),
+                Document::Manifest(manifest) => return Ok(Resolved { bytes, manifest, names }),
                 Document::Index(index) => {
                     let chosen = platform::choose(&index, &request.platform)?;
                     what = format!("manifest {}", chosen.digest);

@@ -38,7 +38,7 @@ impl<R: Read> Read for Stoppable<'_, R> {
     }
 }
 
-/// Opens a file, a device or a named pipe for reading, without blocking: to be read by [`Patient`] unless it is a regular file.
+/// Opens a file, a device or a named pipe for reading, without blocking: to be read by [`Patient`].
 /// For a named pipe, waits until somebody writes, as open itself would.
 pub(super) fn open(path: &Path, stop: &Cancel) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path, stop: &Cancel) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads a descriptor that does not block, waiting where it would.
+/// Reads a descriptor, whether it blocks or not, and waits itself until there is something to read.
 #[derive(Debug)]
 pub(super) struct Patient<'a> {
     file: &'a File,
@@ -73,10 +73,12 @@ impl Read for Patient<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             check(self.stop)?;
+            // Asked before: standard input may block, and whether it does is not ours to change.
+            if !ready(self.file)? {
+                continue;
+            }
             match self.file.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready(self.file)?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
         }

@@ -1,8 +1,11 @@
 //! Importing from layouts and archives: which image, which platform, and everything that is refused.
 
 use std::fs;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 
 use plywood_image::testing::TarBuilder;
 use plywood_image::{Digest, Platform};
@@ -17,6 +20,14 @@ use crate::support::store;
 
 fn small_layer(text: &str) -> LayerBlob {
     LayerBlob::gzip(&TarBuilder::new().dir("etc", 0o755).file("etc/text", text).finish())
+}
+
+/// A tar of the layout.
+fn archive_of(layout: &Layout) -> Vec<u8> {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("layout.tar");
+    run("tar", "tar", &["-C", layout.path().to_str().unwrap(), "-cf", file.to_str().unwrap(), "."]);
+    fs::read(file).unwrap()
 }
 
 /// Reads `etc/text` of the image's topmost layer.
@@ -171,7 +182,8 @@ fn opening_an_archive_can_be_stopped_and_leaves_room_on_the_disk() {
         let fifo = fifo.clone();
         move || {
             let mut fifo = fs::OpenOptions::new().write(true).open(fifo).unwrap();
-            while std::io::Write::write_all(&mut fifo, &[0; 4096]).is_ok() {}
+            let member = TarBuilder::new().file("x", "").finish();
+            while fifo.write_all(&member[..512]).is_ok() {}
         }
     });
     stopped("an endless one");
@@ -184,6 +196,86 @@ fn opening_an_archive_can_be_stopped_and_leaves_room_on_the_disk() {
     let error = chain(&fetch(&store, &pins, &request).unwrap_err());
     assert!(error.contains("18446744073709551615 are kept free"), "{error}");
     assert_untouched(&store);
+}
+
+/// 36 GB of zeros were written to the state root before they were found to be no archive.
+#[test]
+fn root_nothing_is_spooled_beyond_an_archives_end() {
+    require_root();
+    let layout = Layout::of("spooled:1", &[small_layer("spooled")]);
+    let archive = archive_of(&layout);
+    let zeros = vec![0; 64 << 20];
+    let noise = vec![b'z'; 64 << 20];
+    let cases: [(&str, Vec<u8>, Option<&str>); 4] = [
+        ("zeros", zeros.clone(), Some("there is nothing in it")),
+        ("noise", noise.clone(), Some("not a readable tar archive")),
+        ("zeros follow", [&archive[..], &zeros].concat(), None),
+        ("noise follows", [&archive[..], &noise].concat(), None),
+    ];
+    let scratch = tempfile::tempdir().unwrap();
+    for (what, bytes, expected) in cases {
+        for compressed in [false, true] {
+            let (_scratch, store) = store();
+            let pins = store.pins().unwrap();
+            // All that is read goes through a pipe, which tells how much that was.
+            let bytes = if compressed { LayerBlob::gzip(&bytes).bytes } else { bytes.clone() };
+            let fifo = scratch.path().join(format!("{what}{compressed}"));
+            run("mkfifo", "coreutils", &[fifo.to_str().unwrap()]);
+            let writer = std::thread::spawn({
+                let fifo = fifo.clone();
+                move || {
+                    let mut fifo = fs::OpenOptions::new().write(true).open(fifo).unwrap();
+                    let written = bytes.chunks(4096).take_while(|piece| fifo.write_all(piece).is_ok());
+                    written.map(<[u8]>::len).sum::<usize>()
+                }
+            });
+            let mut request = FetchRequest::new(Source::Archive(fifo));
+            // What is spooled counts.
+            request.limits.layer_bytes = 2 << 20;
+            let what = format!("{what}, compressed: {compressed}");
+            match (fetch(&store, &pins, &request), expected) {
+                (Ok(image), None) => assert_eq!(text_of(&store, &image), "spooled", "{what}"),
+                (Err(error), Some(expected)) => {
+                    let error = chain(&error);
+                    assert!(error.contains(expected), "{what}: {error}");
+                    assert_untouched(&store);
+                }
+                (other, _) => panic!("{what}: {other:?}"),
+            }
+            let read = writer.join().unwrap();
+            assert!(read < 4 << 20, "{what}: {read} bytes were read");
+        }
+    }
+}
+
+/// `-` of the command: whatever standard input is, and wherever it stands.
+#[test]
+fn root_an_archive_is_read_from_where_a_stream_stands() {
+    require_root();
+    let layout = Layout::of("stream:1", &[small_layer("streamed")]);
+    let archive = archive_of(&layout);
+    for bytes in [archive.clone(), LayerBlob::gzip(&archive).bytes] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"a line before it\n").unwrap();
+        let start = file.stream_position().unwrap();
+        file.write_all(&bytes).unwrap();
+        file.seek(std::io::SeekFrom::Start(start)).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (socket, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        for end in [OwnedFd::from(writer), OwnedFd::from(other)] {
+            let bytes = bytes.clone();
+            // The reader has all it wants before the end.
+            std::thread::spawn(move || fs::File::from(end).write_all(&bytes));
+        }
+        for file in [file, fs::File::from(OwnedFd::from(reader)), fs::File::from(OwnedFd::from(socket))] {
+            let (_scratch, store) = store();
+            let pins = store.pins().unwrap();
+            let source = Source::Stream { file: Arc::new(file), called: "a stream".into() };
+            let image = fetch(&store, &pins, &FetchRequest::new(source));
+            let image = image.unwrap_or_else(|e| panic!("{}", chain(&e)));
+            assert_eq!(text_of(&store, &image), "streamed");
+        }
+    }
 }
 
 /// As `open` itself waits for somebody to write.
@@ -372,7 +464,7 @@ fn not_an_image_at_all() {
         (Source::Layout("/nonexistent".into()), "/nonexistent"),
         (Source::Layout(text.clone()), "text"),
         (Source::Archive(text.clone()), "not a readable tar archive"),
-        (Source::Archive(empty_tar), "no index.json"),
+        (Source::Archive(empty_tar), "there is nothing in it"),
         (Source::Archive(scratch.path().to_owned()), "directory"),
         (Source::Archive("/nonexistent".into()), "/nonexistent"),
     ] {
@@ -404,7 +496,11 @@ fn root_foreign_text_is_printable() {
     let layer = [small_layer("a")];
     let (_scratch, store) = store();
     let pins = store.pins().unwrap();
-    let several = Layout::new().image("\u{1b}[2Jone", &here(), &layer).image("two\u{202e}", &here(), &layer);
+    let several = Layout::new().image("\u{1b}[2Jone", &here(), &layer).image(
+        "two\u{202e}",
+        &here(),
+        &[small_layer("b")],
+    );
     let named = Layout::of("\u{1b}[2Jone", &layer);
     let elsewhere = Layout::new().image("other", "\u{9b}2J", &layer);
     for (layout, expected) in [

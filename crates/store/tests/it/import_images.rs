@@ -128,7 +128,8 @@ impl Layout {
 
 pub(super) fn fetch(store: &Store, pins: &Pins, request: &FetchRequest) -> Result<Image, FetchError> {
     let fetched = fetch_image(store, pins, request, &|_| {}, &Cancel::new())?;
-    assert!(fetched.image.names.contains(&fetched.name), "{fetched:?}");
+    assert!(!fetched.names.is_empty(), "{fetched:?}");
+    assert!(fetched.names.iter().all(|name| fetched.image.names.contains(name)), "{fetched:?}");
     Ok(fetched.image)
 }
 

@@ -21,7 +21,8 @@ const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 #[derive(Debug)]
 pub(super) struct DockerArchive {
     pub(super) manifest: Vec<u8>,
-    pub(super) name: Option<String>,
+    /// All of its own.
+    pub(super) names: Vec<String>,
     members: HashMap<Digest, String>,
 }
 
@@ -33,17 +34,23 @@ struct Entry {
     layers: Option<Vec<String>>,
 }
 
+impl Entry {
+    fn tags(&self) -> &[String] {
+        self.repo_tags.as_deref().unwrap_or_default()
+    }
+}
+
 impl DockerArchive {
     pub(super) fn new(local: &Local, manifest: &[u8], wanted: Option<&str>) -> Result<Self, LocalError> {
         let failed = |reason: String| LocalError::Docker { path: local.path.clone(), reason };
         let entries: Vec<Entry> = serde_json::from_slice(manifest).map_err(|e| failed(e.to_string()))?;
-        let (entry, name) = choose(local, entries, wanted)?;
+        let entry = choose(local, entries, wanted)?;
         let config_bytes = local
             .small_file(&entry.config, limits::CONFIG_BYTES)?
             .ok_or_else(|| failed(format!("the config {:?} is missing", entry.config)))?;
         let parsed = config::parse(&config_bytes)
             .map_err(|e| failed(format!("the config {:?}: {e}", entry.config)))?;
-        let layers = entry.layers.unwrap_or_default();
+        let layers = entry.layers.as_deref().unwrap_or_default();
         if layers.len() != parsed.diff_ids.len() {
             return Err(failed(format!(
                 "{} layers, but {} in the config",
@@ -77,7 +84,7 @@ impl DockerArchive {
             "config": {"mediaType": CONFIG, "size": config_bytes.len(), "digest": config_digest},
             "layers": descriptors,
         });
-        Ok(Self { manifest: manifest.to_string().into_bytes(), name, members })
+        Ok(Self { manifest: manifest.to_string().into_bytes(), names: entry.tags().to_vec(), members })
     }
 
     /// Where a blob is.
@@ -86,28 +93,20 @@ impl DockerArchive {
     }
 }
 
-/// The entry asked for, or the only one, and its name.
-fn choose(
-    local: &Local,
-    entries: Vec<Entry>,
-    wanted: Option<&str>,
-) -> Result<(Entry, Option<String>), LocalError> {
-    let path = || local.path.clone();
-    let tags = |entry: &Entry| entry.repo_tags.clone().unwrap_or_default();
-    let single = entries.len() == 1;
-    let names: Vec<String> = entries.iter().flat_map(tags).collect();
-    for entry in entries {
-        let tags = tags(&entry);
-        let named = tags.iter().find(|tag| wanted.is_some_and(|wanted| is_named(tag, wanted)));
-        if single || named.is_some() {
-            let name = named.or(tags.first()).cloned();
-            return Ok((entry, name));
-        }
+/// The entry asked for, or the only one.
+fn choose(local: &Local, mut entries: Vec<Entry>, wanted: Option<&str>) -> Result<Entry, LocalError> {
+    let named =
+        |entry: &Entry| wanted.is_some_and(|wanted| entry.tags().iter().any(|tag| is_named(tag, wanted)));
+    let chosen = if entries.len() == 1 { Some(0) } else { entries.iter().position(named) };
+    if let Some(chosen) = chosen {
+        return Ok(entries.swap_remove(chosen));
     }
+    let path = local.path.clone();
+    let names: Vec<String> = entries.iter().flat_map(Entry::tags).cloned().collect();
     Err(match wanted {
-        _ if names.is_empty() => LocalError::Empty { path: path() },
-        Some(wanted) => LocalError::NoSuchImage { path: path(), wanted: wanted.to_owned(), names },
-        None => LocalError::Several { path: path(), names },
+        _ if names.is_empty() => LocalError::Empty { path },
+        Some(wanted) => LocalError::NoSuchImage { path, wanted: wanted.to_owned(), names },
+        None => LocalError::Several { path, names },
     })
 }
 

@@ -1,5 +1,6 @@
 //! Which entry of a layout's `index.json`: pure.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use plywood_image::Descriptor;
@@ -37,23 +38,41 @@ pub(super) fn name(descriptor: &Descriptor) -> Option<&str> {
 }
 
 /// The entries of one image: one, or several that differ by platform only.
-pub(super) fn choose(manifests: &[Descriptor], wanted: Option<&str>) -> Result<Vec<Descriptor>, NoChoice> {
-    let named = |wanted: &str| -> Vec<Descriptor> {
-        let by = |d: &&Descriptor| {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// Each manifest once.
+    pub(super) entries: Vec<Descriptor>,
+    /// All names they have.
+    pub(super) names: Vec<String>,
+}
+
+/// The image asked for, or the only one.
+pub(super) fn choose(manifests: &[Descriptor], wanted: Option<&str>) -> Result<Choice, NoChoice> {
+    let is_wanted = |d: &Descriptor| {
+        wanted.is_some_and(|wanted| {
             let tag = d.annotations.get(REF_NAME).is_some_and(|tag| tag == wanted);
             tag || name(d).is_some_and(|name| is_named(name, wanted))
-        };
-        manifests.iter().filter(by).cloned().collect()
+        })
     };
-    let matching = wanted.map(named).unwrap_or_default();
-    let (candidates, by_name) =
-        if matching.is_empty() { (manifests.to_vec(), false) } else { (matching, true) };
-    match candidates.as_slice() {
+    let by_name = manifests.iter().any(is_wanted);
+    // An image has an entry for each of its names.
+    let mut found: Vec<(&Descriptor, BTreeSet<&str>)> = Vec::new();
+    for descriptor in manifests.iter().filter(|d| !by_name || is_wanted(d)) {
+        let place = found.iter().position(|(entry, _)| is_same(entry, descriptor));
+        let place = place.unwrap_or_else(|| {
+            found.push((descriptor, BTreeSet::new()));
+            found.len() - 1
+        });
+        found[place].1.extend(name(descriptor));
+    }
+    match found.as_slice() {
         [] => Err(NoChoice::Empty),
-        [_] => Ok(candidates),
-        _ if is_one_image(&candidates) => Ok(candidates),
-        _ => {
-            let names = names(&candidates);
+        [(_, names), ..] if is_one_image(&found) => Ok(Choice {
+            entries: found.iter().map(|(entry, _)| (*entry).clone()).collect(),
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+        }),
+        several => {
+            let names = several.iter().flat_map(|(entry, names)| shown(entry, names)).collect();
             Err(match wanted {
                 Some(wanted) if !by_name => NoChoice::NoSuchImage { wanted: wanted.to_owned(), names },
                 _ => NoChoice::Several(names),
@@ -62,19 +81,22 @@ pub(super) fn choose(manifests: &[Descriptor], wanted: Option<&str>) -> Result<V
     }
 }
 
-/// The same name, or none, and each for a platform of its own.
-fn is_one_image(candidates: &[Descriptor]) -> bool {
-    let mut platforms: Vec<_> = candidates.iter().filter_map(|d| d.platform.as_ref()).collect();
-    platforms.sort();
-    platforms.dedup();
-    platforms.len() == candidates.len() && candidates.iter().all(|d| name(d) == name(&candidates[0]))
+/// The same manifest for the same platform.
+fn is_same(one: &Descriptor, other: &Descriptor) -> bool {
+    one.digest == other.digest && one.platform == other.platform
 }
 
-fn names(candidates: &[Descriptor]) -> Vec<String> {
-    candidates
-        .iter()
-        .map(|d| name(d).map_or_else(|| format!("(unnamed) {}", d.digest), str::to_owned))
-        .collect()
+/// A single manifest, or each for a platform of its own, and all by the same names.
+fn is_one_image(found: &[(&Descriptor, BTreeSet<&str>)]) -> bool {
+    let platforms: BTreeSet<_> = found.iter().filter_map(|(entry, _)| entry.platform.as_ref()).collect();
+    found.len() == 1 || platforms.len() == found.len() && found.iter().all(|(_, names)| *names == found[0].1)
+}
+
+fn shown(entry: &Descriptor, names: &BTreeSet<&str>) -> Vec<String> {
+    match names.len() {
+        0 => vec![format!("(unnamed) {}", entry.digest)],
+        _ => names.iter().map(|&name| name.to_owned()).collect(),
+    }
 }
 
 /// The entries as an index of their own.
@@ -121,7 +143,7 @@ mod tests {
             entry(Some("3.0"), Some("docker.io/library/three:3.0"), None, "3"),
             entry(Some("quay.io/x/four:4"), None, None, "4"),
         ];
-        let pick = |wanted: Option<&str>| choose(&entries, wanted).map(|found| found[0].digest);
+        let pick = |wanted: Option<&str>| choose(&entries, wanted).map(|found| found.entries[0].digest);
         assert_eq!(pick(Some("two")), Ok(entries[1].digest));
         assert_eq!(pick(Some("3.0")), Ok(entries[2].digest));
         assert_eq!(pick(Some("three:3.0")), Ok(entries[2].digest));
@@ -134,8 +156,8 @@ mod tests {
     #[test]
     fn the_only_entry_needs_no_name() {
         let entries = [entry(None, None, None, "1")];
-        assert_eq!(choose(&entries, None).unwrap().len(), 1);
-        assert_eq!(choose(&entries, Some("whatever")).unwrap().len(), 1);
+        assert_eq!(choose(&entries, None).unwrap().entries.len(), 1);
+        assert_eq!(choose(&entries, Some("whatever")).unwrap().entries.len(), 1);
     }
 
     #[test]
@@ -144,11 +166,33 @@ mod tests {
             entry(Some("a"), None, Some("linux/amd64"), "1"),
             entry(Some("a"), None, Some("linux/arm64"), "2"),
         ];
-        let chosen = choose(&entries, None).unwrap();
+        let chosen = choose(&entries, None).unwrap().entries;
         assert_eq!(chosen.len(), 2);
         let parsed = plywood_image::manifest::parse(&as_index(&chosen), None).unwrap();
         assert!(matches!(parsed, plywood_image::Document::Index(index) if index.manifests.len() == 2));
         let same = [entries[0].clone(), entry(Some("a"), None, Some("linux/amd64"), "3")];
         assert!(matches!(choose(&same, None), Err(NoChoice::Several(_))));
+    }
+
+    /// docker and containerd write an entry a name; two names of one image were taken for two images.
+    #[test]
+    fn one_image_may_have_several_names() {
+        let entries = [
+            entry(Some("1"), Some("docker.io/library/a:1"), None, "a"),
+            entry(Some("2"), Some("docker.io/library/a:2"), None, "a"),
+        ];
+        let names = |wanted| choose(&entries, wanted).map(|choice| (choice.entries.len(), choice.names));
+        let both = vec!["docker.io/library/a:1".to_owned(), "docker.io/library/a:2".to_owned()];
+        assert_eq!(names(None), Ok((1, both.clone())));
+        assert_eq!(names(Some("whatever")), Ok((1, both)));
+        assert_eq!(names(Some("a:2")), Ok((1, vec!["docker.io/library/a:2".to_owned()])));
+        let other = [&entries[..], &[entry(Some("b"), None, None, "b")]].concat();
+        let expected = ["docker.io/library/a:1", "docker.io/library/a:2", "b"].map(str::to_owned);
+        assert_eq!(choose(&other, None), Err(NoChoice::Several(expected.to_vec())));
+        let platforms: Vec<Descriptor> = [("a", "amd64"), ("a", "arm64"), ("b", "amd64"), ("b", "arm64")]
+            .map(|(name, of)| entry(Some(name), None, Some(&format!("linux/{of}")), of))
+            .to_vec();
+        let choice = choose(&platforms, None).unwrap();
+        assert_eq!((choice.entries.len(), choice.names), (2, vec!["a".to_owned(), "b".to_owned()]));
     }
 }
