@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "the one crate that wraps system calls; all others forbid it")]
 
 pub mod affinity;
+pub mod copy;
 pub mod cputime;
 pub mod error;
 pub mod fscontext;

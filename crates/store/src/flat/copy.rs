@@ -2,15 +2,43 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Uid, XattrFlags};
+use plywood_kernel::SyscallError;
+use plywood_kernel::copy::CopyError;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::merge::times;
-use crate::error::{FileError, OnFile};
+use crate::unpack::RoomError;
+
+/// Why a file was not copied.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A call failed.
+    Errno(Errno),
+    /// There is no room for it.
+    Room(RoomError),
+    /// Nobody wants the tree any more.
+    Cancelled,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Failure {
+        Failure::Errno(errno)
+    }
+}
+
+impl From<SyscallError> for Failure {
+    fn from(error: SyscallError) -> Failure {
+        Failure::Errno(error.errno())
+    }
+}
+
+/// Asked before each piece of a file, with the bytes of the file that are written then.
+pub(super) type GoOn<'a> = &'a dyn Fn(u64) -> Result<(), Failure>;
 
 /// Files with several links that were copied: device and inode of the original, path of the copy.
 #[derive(Debug, Default)]
@@ -25,10 +53,11 @@ pub(super) fn copy(
     root: BorrowedFd<'_>,
     path: &Path,
     copies: &Copies,
-) -> Result<u64, FileError> {
-    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).on_file("statat", path)?;
+    go_on: GoOn<'_>,
+) -> Result<u64, Failure> {
+    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if stat.st_nlink == 1 {
-        return copy_one(from, to, name, &stat).on_file("copy", path);
+        return copy_one(from, to, name, &stat, go_on);
     }
     // Held while copying, so that two names of one file on two threads do not become two files.
     let mut copies = copies.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,18 +65,24 @@ pub(super) fn copy(
         match rustix::fs::linkat(root, first, to, name, AtFlags::empty()) {
             Ok(()) => return Ok(0),
             Err(Errno::MLINK) => {}
-            Err(errno) => return Err(FileError::new("linkat", path, errno)),
+            Err(errno) => return Err(errno.into()),
         }
     }
-    let bytes = copy_one(from, to, name, &stat).on_file("copy", path)?;
+    let bytes = copy_one(from, to, name, &stat, go_on)?;
     copies.insert((stat.st_dev, stat.st_ino), path.to_owned());
     Ok(bytes)
 }
 
-fn copy_one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> rustix::io::Result<u64> {
+fn copy_one(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+    go_on: GoOn<'_>,
+) -> Result<u64, Failure> {
     let file_type = FileType::from_raw_mode(stat.st_mode);
     let bytes = match file_type {
-        FileType::RegularFile => copy_file(from, to, name, stat)?,
+        FileType::RegularFile => copy_file(from, to, name, stat, go_on)?,
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(from, name, Vec::new())?;
             rustix::fs::symlinkat(&*target, to, name)?;
@@ -74,7 +109,13 @@ fn copy_one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) 
     Ok(bytes)
 }
 
-fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> rustix::io::Result<u64> {
+fn copy_file(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+    go_on: GoOn<'_>,
+) -> Result<u64, Failure> {
     let source =
         rustix::fs::openat(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let target = rustix::fs::openat(
@@ -83,52 +124,15 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat)
         OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::RUSR | Mode::WUSR,
     )?;
-    match rustix::fs::ioctl_ficlone(&target, &source) {
-        Ok(()) => return Ok(0),
-        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::XDEV | Errno::NOSYS) => {}
-        Err(errno) => return Err(errno),
+    if plywood_kernel::copy::share(&source, &target)? {
+        return Ok(0);
     }
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    rustix::fs::ftruncate(&target, size)?;
-    let mut copied = 0;
-    let mut at = 0;
-    while at < size {
-        // ENXIO: only a hole follows.
-        let start = match rustix::fs::seek(&source, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => break,
-            Err(errno) => return Err(errno),
-        };
-        let end = rustix::fs::seek(&source, SeekFrom::Hole(start))?;
-        copied += copy_extent(&source, &target, start, end)?;
-        at = end;
-    }
-    Ok(copied)
-}
-
-fn copy_extent(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<u64> {
-    let (mut read_at, mut write_at) = (start, start);
-    while read_at < end {
-        let length = usize::try_from(end - read_at).unwrap_or(usize::MAX);
-        match rustix::fs::copy_file_range(source, Some(&mut read_at), target, Some(&mut write_at), length) {
-            // Shorter than its size said.
-            Ok(0) => return Err(Errno::IO),
-            Ok(_) => {}
-            // Between file systems of two types (5.19 and later refuse).
-            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-                let mut buffer = vec![0; length.min(256 * 1024)];
-                let read = rustix::io::pread(source, &mut buffer, read_at)?;
-                if read == 0 {
-                    return Err(Errno::IO);
-                }
-                let written = rustix::io::pwrite(target, &buffer[..read], write_at)?;
-                read_at += written as u64;
-                write_at += written as u64;
-            }
-            Err(errno) => return Err(errno),
+    plywood_kernel::copy::data(&source, &target, stat.st_size.unsigned_abs(), go_on).map_err(|error| {
+        match error {
+            CopyError::Call(error) => error.into(),
+            CopyError::Stopped(error) => error,
         }
-    }
-    Ok(end - start)
+    })
 }
 
 /// By path, the only way for links and devices: the kernel has no `setxattrat` before 6.13. The directory's

@@ -16,9 +16,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::copy::{self, Copies};
+use super::copy::{self, Copies, Failure};
 use crate::error::{FileError, OnFile};
 use crate::merged::{is_opaque, is_whiteout};
+use crate::unpack::{Room, RoomError, UnpackLimits};
 
 /// Links in one directory wait for each other, in different ones they do not; more threads than this gain
 /// nothing on ext4, whose journal is shared.
@@ -53,6 +54,15 @@ pub enum MergeError {
     /// A call failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A file that had to be copied does not fit.
+    #[error("no room for a copy of {path:?}")]
+    Room {
+        /// The file.
+        path: PathBuf,
+        /// What is left.
+        #[source]
+        source: RoomError,
+    },
     /// A worker thread could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -80,6 +90,7 @@ struct Work<'a> {
     entries: AtomicU64,
     copied: AtomicU64,
     copies: Copies,
+    room: Room<'a>,
 }
 
 #[derive(Default)]
@@ -94,6 +105,8 @@ struct Queue {
 /// None if it was cancelled.
 pub(super) fn merge(job: &Job<'_>) -> Result<Option<Merged>, MergeError> {
     let root = Task { path: PathBuf::new(), layers: (0..job.layers.len()).collect() };
+    // A tree is made of links as a rule; however many bytes the layers have, they were accepted before.
+    let limits = UnpackLimits { layer_bytes: u64::MAX, ..UnpackLimits::default() };
     let work = Work {
         job,
         queue: Mutex::new(Queue { tasks: vec![root], ..Queue::default() }),
@@ -101,6 +114,7 @@ pub(super) fn merge(job: &Job<'_>) -> Result<Option<Merged>, MergeError> {
         entries: AtomicU64::new(0),
         copied: AtomicU64::new(0),
         copies: Copies::default(),
+        room: limits.room(job.out).on_file("fstatvfs", "flat")?,
     };
     std::thread::scope(|scope| {
         for index in 0..THREADS {
@@ -231,6 +245,15 @@ impl Work<'_> {
         }
     }
 
+    /// Whether a file may be copied so far.
+    fn may_copy(&self, bytes: u64) -> Result<(), Failure> {
+        if self.stopped() {
+            return Err(Failure::Cancelled);
+        }
+        let total = self.copied.load(Ordering::Relaxed).saturating_add(bytes);
+        self.room.check(total).map_err(Failure::Room)
+    }
+
     fn stopped(&self) -> bool {
         self.job.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed))
     }
@@ -300,10 +323,18 @@ impl Directory<'_> {
             // No more links to this file, or another file system below the same root.
             Err(Errno::MLINK | Errno::XDEV) => {
                 let path = self.shown(name);
-                let bytes =
-                    copy::copy(self.source, self.out, name, self.work.job.out, &path, &self.work.copies)?;
-                self.work.copied.fetch_add(bytes, Ordering::Relaxed);
-                Ok(())
+                let work = self.work;
+                let go_on = |bytes| work.may_copy(bytes);
+                match copy::copy(self.source, self.out, name, work.job.out, &path, &work.copies, &go_on) {
+                    Ok(bytes) => {
+                        work.copied.fetch_add(bytes, Ordering::Relaxed);
+                        Ok(())
+                    }
+                    Err(Failure::Errno(errno)) => Err(FileError::new("copy", path, errno).into()),
+                    Err(Failure::Room(source)) => Err(MergeError::Room { path, source }),
+                    // What is half done goes with the tree; who called sees that it is given up.
+                    Err(Failure::Cancelled) => Ok(()),
+                }
             }
             Err(errno) => Err(FileError::new("linkat", self.shown(name), errno).into()),
         }

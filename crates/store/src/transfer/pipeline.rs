@@ -249,7 +249,9 @@ impl<'a> Shared<'a> {
         let mut redirected = false;
         loop {
             let Staged { staging, unpacked } = &staged;
-            match unpack::settle(unpacked, staging.as_fd(), lower.as_ref()).map_err(failed)? {
+            let settled =
+                unpack::settle(unpacked, staging.as_fd(), lower.as_ref(), &self.request.limits, self.stop);
+            match settled.map_err(failed)? {
                 Settled::Done { basis, counts } => {
                     let info = LayerInfo {
                         diff_id: job.diff_id,

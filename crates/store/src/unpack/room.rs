@@ -14,7 +14,7 @@ const KEPT_SHARE: u64 = 20;
 /// Bounds on one layer, beside those of [`plywood_image::limits`].
 #[derive(Debug, Clone)]
 pub struct UnpackLimits {
-    /// Most bytes of the uncompressed tar stream.
+    /// Most bytes of the uncompressed tar stream, and of what the layer copies from layers below.
     pub layer_bytes: u64,
     /// Bytes of the file system that unpacking leaves free. By default 256 MiB, or a twentieth of a file system smaller
     /// than 5 GiB.
@@ -31,7 +31,7 @@ impl Default for UnpackLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RoomError {
     /// More than is accepted at all.
-    #[error("it has more than {limit} bytes when uncompressed, the most that is accepted")]
+    #[error("it has more than {limit} bytes when unpacked, the most that is accepted")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,

@@ -7,7 +7,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -16,15 +15,19 @@ use std::path::PathBuf;
 use plywood_image::Digest;
 use plywood_image::layer::{EntryPath, Marks, Meta};
 use plywood_image::tar::{Timestamp, Xattrs};
+use plywood_kernel::SyscallError;
+use plywood_kernel::copy::CopyError;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::attributes::{self, Defaults};
 use super::dirs::Dirs;
 use super::error::{OnEntry, UnpackError};
+use super::room::{Room, UnpackLimits};
 use super::writer::{self, Counts, LowerLink, OPAQUE_XATTR};
 use crate::layers::Basis;
 use crate::merged::{Found, MergedTree};
+use crate::transfer::Cancel;
 
 /// Longest list of extended attribute names the kernel gives.
 const XATTR_LIST_MAX: usize = 64 << 10;
@@ -70,10 +73,20 @@ pub(crate) fn settle(
     unpacked: &Unpacked,
     staging: BorrowedFd<'_>,
     below: Option<&Lower>,
+    limits: &UnpackLimits,
+    cancel: &Cancel,
 ) -> Result<Settled, UnpackError> {
     let Unpacked { marks, links, counts } = unpacked;
     let opaque: HashSet<EntryPath> = marks.opaque.iter().cloned().collect();
-    let mut settling = Settling { dirs: Dirs::new(staging), below, opaque: &opaque, counts: *counts };
+    let mut settling = Settling {
+        dirs: Dirs::new(staging),
+        below,
+        opaque: &opaque,
+        counts: *counts,
+        room: limits.room(staging).on(&EntryPath::root(), "fstatvfs(layer)")?,
+        copied: 0,
+        cancel,
+    };
     let replaced: HashSet<&EntryPath> = marks.replaced.iter().collect();
     let implied =
         |settling: &Settling<'_>, path: &EntryPath| match opaque.contains(path) && !replaced.contains(path) {
@@ -81,6 +94,7 @@ pub(crate) fn settle(
             false => settling.look(path),
         };
     for path in &marks.implied {
+        settling.unless_cancelled()?;
         match implied(&settling, path)? {
             Some(dir) if dir.file_type() == FileType::Symlink => {
                 return Ok(Settled::Redirected { opaque, path: path.clone() });
@@ -94,17 +108,20 @@ pub(crate) fn settle(
         }
     }
     for path in &marks.whiteouts {
+        settling.unless_cancelled()?;
         settling.keep_whiteout_if_needed(path)?;
     }
     if opaque.contains(&EntryPath::root()) {
         settling.empty_root()?;
     }
     for link in links {
+        settling.unless_cancelled()?;
         settling.link(link)?;
     }
     // Last, because all of the above changes their times.
     let mut root = None;
     for path in &marks.implied {
+        settling.unless_cancelled()?;
         let meta = match implied(&settling, path)? {
             Some(dir) => meta_of(&dir, path)?,
             None => default_directory(),
@@ -156,9 +173,18 @@ struct Settling<'a> {
     below: Option<&'a Lower>,
     opaque: &'a HashSet<EntryPath>,
     counts: Counts,
+    /// For what is copied from below: an archive of a few bytes can ask for any amount of it.
+    room: Room<'a>,
+    /// Bytes copied so far.
+    copied: u64,
+    cancel: &'a Cancel,
 }
 
 impl Settling<'_> {
+    fn unless_cancelled(&self) -> Result<(), UnpackError> {
+        if self.cancel.is_cancelled() { Err(UnpackError::Cancelled) } else { Ok(()) }
+    }
+
     /// What the layers below have at exactly `path`, as far as this layer lets it through.
     fn look(&self, path: &EntryPath) -> Result<Option<Found>, UnpackError> {
         let Some(below) = self.below else { return Ok(None) };
@@ -258,9 +284,78 @@ impl Settling<'_> {
             self.counts.owner(meta.uid, meta.gid);
             let size = u64::try_from(found.stat.st_size).unwrap_or(0);
             self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
-            keeping_times(&from, target, || copy_up(&found, &from, target, &meta))?;
+            keeping_times(&from, target, || self.copy_up(&found, &from, target, &meta))?;
         }
         keeping_times(&to, path, || writer::hard_link(&mut self.dirs, path, target)).map(|_| ())
+    }
+
+    /// A non-directory of the layers below as an entry of this one.
+    fn copy_up(
+        &mut self,
+        found: &Found,
+        dir: &OwnedFd,
+        path: &EntryPath,
+        meta: &Meta,
+    ) -> Result<(), UnpackError> {
+        let name = path.file_name().unwrap_or_default();
+        let defaults = Defaults::of_this_process();
+        let mode = attributes::mode(meta.mode & 0o777);
+        match found.file_type() {
+            FileType::RegularFile => {
+                // Opened anew by its descriptor: O_PATH cannot be read. Leads nowhere else.
+                let source = format!("/proc/self/fd/{}", found.fd.as_raw_fd());
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let source =
+                    rustix::fs::openat(CWD, source, flags, Mode::empty()).on(path, "open(lower file)")?;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let copy = rustix::fs::openat(dir, name, flags, mode)
+                    .on(path, format_args!("openat(dir, {name:?}, O_CREAT|O_EXCL)"))?;
+                self.copy_contents(&source, &copy, path, u64::try_from(found.stat.st_size).unwrap_or(0))?;
+                attributes::apply(copy.as_fd(), path, meta, Some(defaults))
+            }
+            FileType::Symlink => {
+                let target =
+                    rustix::fs::readlinkat(&found.fd, "", Vec::new()).on(path, "readlinkat(lower link)")?;
+                rustix::fs::symlinkat(&target, dir, name)
+                    .on(path, format_args!("symlinkat({target:?}, dir, {name:?})"))?;
+                attributes::apply_at(dir, name, path, meta, true, defaults)
+            }
+            file_type => {
+                rustix::fs::mknodat(dir, name, file_type, mode, found.stat.st_rdev)
+                    .on(path, format_args!("mknodat(dir, {name:?}, {file_type:?})"))?;
+                attributes::apply_at(dir, name, path, meta, false, defaults)
+            }
+        }
+    }
+
+    fn copy_contents(
+        &mut self,
+        source: &OwnedFd,
+        copy: &OwnedFd,
+        path: &EntryPath,
+        size: u64,
+    ) -> Result<(), UnpackError> {
+        let failed = |error: SyscallError| UnpackError::Entry {
+            path: path.clone(),
+            call: error.call().to_owned(),
+            source: error.errno().into(),
+        };
+        if plywood_kernel::copy::share(source, copy).map_err(failed)? {
+            return Ok(());
+        }
+        let (room, cancel, before) = (&self.room, self.cancel, self.copied);
+        let copied = plywood_kernel::copy::data(source, copy, size, |bytes| {
+            if cancel.is_cancelled() {
+                return Err(UnpackError::Cancelled);
+            }
+            room.check(before.saturating_add(bytes)).map_err(UnpackError::Room)
+        });
+        self.copied += copied.map_err(|error| match error {
+            CopyError::Call(error) => failed(error),
+            CopyError::Stopped(error) => error,
+        })?;
+        Ok(())
     }
 }
 
@@ -352,44 +447,6 @@ fn xattrs_of(found: &Found, path: &EntryPath) -> Result<Xattrs, UnpackError> {
         xattrs.insert(name.into(), value.into());
     }
     Ok(xattrs)
-}
-
-/// A non-directory of the layers below as an entry of this one.
-fn copy_up(found: &Found, dir: &OwnedFd, path: &EntryPath, meta: &Meta) -> Result<(), UnpackError> {
-    let name = path.file_name().unwrap_or_default();
-    let defaults = Defaults::of_this_process();
-    let mode = attributes::mode(meta.mode & 0o777);
-    match found.file_type() {
-        FileType::RegularFile => {
-            // Opened anew by its descriptor: O_PATH cannot be read. Leads nowhere else.
-            let source = format!("/proc/self/fd/{}", found.fd.as_raw_fd());
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-            let source =
-                rustix::fs::openat(CWD, source, flags, Mode::empty()).on(path, "open(lower file)")?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let copy = rustix::fs::openat(dir, name, flags, mode)
-                .on(path, format_args!("openat(dir, {name:?}, O_CREAT|O_EXCL)"))?;
-            // Shared blocks where the file system can.
-            if rustix::fs::ioctl_ficlone(&copy, &source).is_err() {
-                let mut copy = File::from(copy.try_clone().on(path, "dup(fd)")?);
-                std::io::copy(&mut File::from(source), &mut copy)
-                    .on(path, "copy_file_range(lower file, fd)")?;
-            }
-            attributes::apply(copy.as_fd(), path, meta, Some(defaults))
-        }
-        FileType::Symlink => {
-            let target =
-                rustix::fs::readlinkat(&found.fd, "", Vec::new()).on(path, "readlinkat(lower link)")?;
-            rustix::fs::symlinkat(&target, dir, name)
-                .on(path, format_args!("symlinkat({target:?}, dir, {name:?})"))?;
-            attributes::apply_at(dir, name, path, meta, true, defaults)
-        }
-        file_type => {
-            rustix::fs::mknodat(dir, name, file_type, mode, found.stat.st_rdev)
-                .on(path, format_args!("mknodat(dir, {name:?}, {file_type:?})"))?;
-            attributes::apply_at(dir, name, path, meta, false, defaults)
-        }
-    }
 }
 
 fn kind_name(file_type: FileType) -> &'static str {

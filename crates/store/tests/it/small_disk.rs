@@ -1,9 +1,10 @@
 //! A state root on a file system that has hardly room for an image.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use plywood_image::testing::TarBuilder;
+use plywood_image::testing::{RawHeader, TarBuilder};
 use plywood_kernel::testing::{in_private_mount_ns, require_root};
 use plywood_store::{FetchRequest, Source, Store};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -77,6 +78,39 @@ fn root_a_small_file_system_takes_what_fits_it() {
         assert!(error.contains("and 31457280 are kept free"), "{kind}: {error}");
         request.limits.keep_free_bytes = Some(0);
         fetch(store, &pins, &request).unwrap_or_else(|e| panic!("{kind}: {}", chain(&e)));
+    });
+}
+
+/// A hard link to a file of a lower layer makes a copy of it in its own, and the copy was made with holes written out and
+/// without looking at what was left: an image of a few kilobytes filled the disk.
+#[test]
+fn root_hard_links_into_lower_layers_take_no_more_than_there_is() {
+    on_small_disks(|kind, store| {
+        let pins = store.pins().unwrap();
+        let links = |n: usize, to: &str| -> Vec<LayerBlob> {
+            (0..n)
+                .map(|n| LayerBlob::zstd(&TarBuilder::new().hard_link(format!("{to}-{n}"), to).finish()))
+                .collect()
+        };
+        let layout = |name: &str, base: LayerBlob, links: Vec<LayerBlob>| {
+            Layout::of(name, &[vec![base], links].concat())
+        };
+        let full = layout("full", zeros("zeros", 10), links(8, "zeros"));
+        let error = chain(&import(store, &pins, &full).unwrap_err());
+        assert!(error.contains("cannot be unpacked: the layer is too large"), "{kind}: {error}");
+        assert!(error.contains("bytes free, and ") && error.contains("are kept free"), "{kind}: {error}");
+        assert_untouched(store);
+
+        let mut header = RawHeader::new(b'S');
+        // One byte at the start and one at the end of a gigabyte.
+        header.name("sparse").gnu().size(2).octal(483, 12, 1 << 30);
+        header.octal(386, 12, 0).octal(398, 12, 1).octal(410, 12, (1 << 30) - 1).octal(422, 12, 1);
+        let sparse = LayerBlob::zstd(&TarBuilder::new().entry(&header, b"xy").finish());
+        let image = import(store, &pins, &layout("holes", sparse, links(4, "sparse")));
+        let image = image.unwrap_or_else(|e| panic!("{kind}: {}", chain(&e)));
+        let copy = std::fs::metadata(store.layer_path(image.layers[4].id).join("sparse-3")).unwrap();
+        assert_eq!((copy.len(), copy.nlink()), (1 << 30, 2), "{kind}");
+        assert!(copy.blocks() * 512 <= 16 << 10, "{kind}: {} blocks", copy.blocks());
     });
 }
 
