@@ -192,7 +192,7 @@ mod tests {
         let mut found = [0; 7];
         target.read_exact_at(&mut found, 0).unwrap();
         assert_eq!((&found, target.metadata().unwrap().len()), (b"0123456", 7));
-        assert_eq!(data(&disk(), &disk(), 0, |_| Ok::<_, Infallible>(())).unwrap(), 0);
+        assert_eq!(data(disk(), disk(), 0, |_| Ok::<_, Infallible>(())).unwrap(), 0);
         let missing = data(memory(), disk(), 10, |_| Ok::<_, Infallible>(()));
         assert_eq!(missing.unwrap(), 0, "an empty file is all hole");
     }
