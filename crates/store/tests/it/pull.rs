@@ -131,6 +131,27 @@ fn root_a_partial_blob_outlives_the_fetch() {
     assert!(listed(&store, "blobs/ingest").is_empty());
 }
 
+/// Each attempt went further than the one before it had begun, so a server that cannot resume and cuts now here, now there
+/// was asked for ever.
+#[test]
+fn root_a_server_that_never_gets_further_is_given_up() {
+    require_root();
+    let content = content();
+    let digest = content.layer_digest();
+    // After a hundred times it gives in: a pull that works was not given up.
+    let server = sometimes(content, Content::is_layer, |call, content, _| {
+        let at = if call % 2 == 0 { 200_000 } else { 100_000 };
+        (call < 100).then(|| Response::ok(content.layer.bytes.clone()).cut(at))
+    });
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let error = chain(&pull(&store, &pins, &server).unwrap_err());
+    assert!(error.contains(&format!("blob {digest} cannot be fetched")), "{error}");
+    let policy = RetryPolicy::default();
+    assert_eq!(server.requests_for(&digest).len(), policy.attempts as usize);
+    assert!(listed(&store, "layers").is_empty());
+}
+
 /// The damaged half is thrown away and fetched anew.
 #[test]
 fn root_a_damaged_partial_blob_is_fetched_anew() {

@@ -37,15 +37,12 @@ impl Registry {
             sink.restart().map_err(write_failed)?;
         }
         progress(sink.have());
-        let mut failures = 0;
+        let mut patience = Patience::new(sink.have(), size);
         while sink.have() < size {
-            let before = sink.have();
             match self.continue_blob(&path, &what, size, sink, &mut progress) {
                 Ok(()) => {}
                 Err(error) => {
-                    // Progress earns new patience: a flaky link gets there in the end.
-                    failures = if sink.have() > before { 1 } else { failures + 1 };
-                    self.pause_after(error, failures)?;
+                    self.pause_after(error, patience.failed_at(sink.have()))?;
                 }
             }
         }
@@ -114,7 +111,59 @@ impl Registry {
     }
 }
 
+/// Counts the failures in a row that brought nothing new. Progress earns new patience: a flaky link gets there in the end.
+/// But only beyond what was ever reached, for a server that cannot resume makes the sink start over, and only by a step,
+/// for one that sends a byte at a time is none to wait for.
+#[derive(Debug)]
+struct Patience {
+    failures: u32,
+    /// Bytes from which on new patience is earned.
+    due: u64,
+    step: u64,
+}
+
+/// Of a whole blob: so many times at most patience is earned.
+const STEPS: u64 = 1000;
+
+impl Patience {
+    fn new(have: u64, size: u64) -> Patience {
+        let step = size.div_ceil(STEPS).max(1);
+        Patience { failures: 0, due: have.saturating_add(step), step }
+    }
+
+    /// An attempt failed when there were `have` bytes. How many have in a row.
+    fn failed_at(&mut self, have: u64) -> u32 {
+        if have >= self.due {
+            self.failures = 0;
+            self.due = have.saturating_add(self.step);
+        }
+        self.failures += 1;
+        self.failures
+    }
+}
+
 /// `N` of `Content-Range: bytes N-M/T`.
 fn content_range_start(reply: &Reply) -> Option<u64> {
     reply.header("content-range")?.trim().strip_prefix("bytes")?.trim_start().split('-').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_earns_patience() {
+        let counts = |reached: &[u64]| {
+            let mut patience = Patience::new(100, 10_000);
+            reached.iter().map(|have| patience.failed_at(*have)).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&[100, 100, 100]), [1, 2, 3]);
+        assert_eq!(counts(&[110, 120, 130]), [1, 1, 1]);
+        assert_eq!(counts(&[200, 50, 200, 50, 200, 210]), [1, 2, 3, 4, 5, 1]);
+        assert_eq!(counts(&[101, 102, 103, 109, 110, 111]), [1, 2, 3, 4, 1, 2], "a byte at a time");
+        // However it goes, there is an end.
+        let mut patience = Patience::new(0, 100_000);
+        let tries = (0..=100_000).filter(|have| patience.failed_at(*have) < 6).count();
+        assert!(tries < 7000, "{tries}");
+    }
 }
