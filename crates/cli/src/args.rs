@@ -33,7 +33,8 @@ const EXIT_CODES: &str = "Exit codes:
   1    failed; of `run`: a container failed to start, or exited with something else
   2    wrong usage: the command line cannot be read
   130  interrupted, by Ctrl-C or SIGTERM
-`exec` exits as its command does; 126 if that cannot be executed, 127 if there is none.";
+`exec` exits as its command does; 126 if that cannot be executed, 127 if there is none, 125 if the runtime fails otherwise.
+A signal sent to it is passed on to the command, which has ten seconds to end; a second one ends it at once.";
 
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]

@@ -8,7 +8,7 @@ use plywood_store::Store;
 
 use crate::args::Global;
 use crate::progress::Progress;
-use crate::remedy::{Advised, Usage};
+use crate::remedy::{Advised, Interrupted, Usage};
 use crate::signals::Cancel;
 
 /// The state root whose runtime directory is the machine's own.
@@ -75,6 +75,14 @@ impl Context {
     pub fn require_mounting() -> anyhow::Result<()> {
         require_root()?;
         if may_mount() { Ok(()) } else { Err(Advised::new(NOT_ADMIN, BE_ADMIN).into()) }
+    }
+
+    /// Fails once somebody has asked to stop.
+    ///
+    /// # Errors
+    /// [`Interrupted`]
+    pub fn heed(&self) -> Result<(), Interrupted> {
+        if self.cancel.requested() { Err(Interrupted("interrupted".to_owned())) } else { Ok(()) }
     }
 
     /// For commands whose standard output is not ours to shape.

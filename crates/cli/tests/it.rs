@@ -18,6 +18,8 @@ mod database;
 mod default_root;
 #[path = "it/detached.rs"]
 mod detached;
+#[path = "it/exec.rs"]
+mod exec;
 #[path = "it/full_disk.rs"]
 mod full_disk;
 #[path = "it/host.rs"]

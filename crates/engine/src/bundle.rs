@@ -6,6 +6,7 @@
 //!   config.json               what spec() returned, keys and sets in a fixed order
 //!   resolv.conf, hosts        copies of the host's, made by the caller, with the host's network only
 //!   runtime.log               the runtime's own messages, JSON lines
+//!   exec-<pid>.*              of an `exec` under way: its process as JSON, its process id, the runtime's messages
 //! <run dir>/pids/<id>         written by the runtime when the container's first process runs
 //! ```
 //!
@@ -14,6 +15,7 @@
 //!
 //! Invariants: a container always gets its own user namespace; the same request gives the same bytes.
 
+mod exec;
 mod mounts;
 mod process;
 mod resources;
@@ -34,12 +36,13 @@ use plywood_kernel::{IdMap, IdMapping};
 
 use crate::users::ContainerUser;
 
+pub use exec::{ExecOverrides, exec};
 pub use process::{
     CapabilityChange, DEFAULT_PATH, Rlimit, command, environment, user_wanted, working_directory,
 };
 pub use resources::{Resources, check_id_list, parse_bytes};
 pub use volume::{Volume, VolumeError, VolumeMount};
-pub use write::{to_json, write};
+pub use write::{read, to_json, write, write_process};
 
 /// The version of the runtime specification the documents claim; every runtime in use reads it.
 const OCI_VERSION: &str = "1.0.2";
@@ -217,6 +220,9 @@ pub enum BundleError {
     /// Two volumes at one place, or one over the runtime's own mounts.
     #[error("a volume cannot be mounted at {0}: something else is there already")]
     VolumeInTheWay(String),
+    /// The spec of a container without a process.
+    #[error("the container's configuration has no process")]
+    NoProcess,
     /// The document could not be put together.
     #[error("building the runtime spec")]
     Build(#[from] OciSpecError),

@@ -27,6 +27,7 @@ pub mod process;
 pub mod rangelock;
 pub mod reaper;
 pub mod remove;
+pub mod signals;
 mod sys;
 pub mod table;
 #[doc(hidden)]
@@ -44,6 +45,7 @@ pub use process::{ProcessId, set_child_subreaper, syncfs};
 pub use rangelock::RangeLocks;
 pub use reaper::Reaper;
 pub use remove::{empty_tree, remove_tree};
+pub use signals::SignalFd;
 pub use table::MountEntry;
 pub use userns::UserNs;
 pub use watch::{MountCounts, MountWatch};

@@ -1,6 +1,6 @@
 //! System calls rustix has no wrapper for.
 //!
-//! `mount_setattr`, `statmount` and `listmount` are missing from rustix 1.1; so are fanotify's calls.
+//! `mount_setattr`, `statmount` and `listmount` are missing from rustix 1.1; so are the calls of fanotify and signalfd.
 
 use std::ffi::{CStr, c_int, c_uint};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -47,6 +47,34 @@ pub(crate) fn own(result: libc::c_long) -> Result<OwnedFd, Errno> {
     // SAFETY: from_raw_fd wants an open descriptor nobody else owns. The kernel returned `raw` from a call
     // that creates a descriptor, and it has been stored nowhere else.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Blocks `signals` on this thread: `signalfd(-1, signals, SFD_NONBLOCK|SFD_CLOEXEC)`
+pub(crate) fn signalfd(signals: &[c_int]) -> Result<OwnedFd, Errno> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset writes the whole set, which is live and exclusively ours.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in signals {
+        // SAFETY: sigaddset wants a set that sigemptyset has made, which is live and exclusively ours. It refuses numbers
+        // that are no signals.
+        let added = unsafe { libc::sigaddset(set.as_mut_ptr(), *signal) };
+        check(added.into())?;
+    }
+    // SAFETY: the set is one that sigemptyset has made; the old mask is not asked for. Blocking signals cannot break
+    // what other code relies on for memory safety.
+    let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    if refused != 0 {
+        return Err(Errno::from_raw_os_error(refused));
+    }
+    // SAFETY: the call reads the set, made above, and touches no other memory of ours.
+    own(unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) }.into())
+}
+
+/// Sends a signal to the calling thread.
+#[cfg(test)]
+pub(crate) fn raise(signal: c_int) -> Result<(), Errno> {
+    // SAFETY: raise touches no memory; the tests that call it block or handle the signal.
+    check(unsafe { libc::raise(signal) }.into()).map(drop)
 }
 
 /// `mount_setattr(fd, path, flags, attr, sizeof *attr)`

@@ -56,12 +56,12 @@ pub fn end(
             && is_alive(container)
         {
             // The terminal's Ctrl-C reaches the runtime, too.
-            heed(context)?;
+            context.heed()?;
             return Err(error).with_context(|| format!("stopping container {}", container.id.short()));
         }
         let until = Instant::now() + patience;
         while is_alive(container) && Instant::now() < until {
-            heed(context)?;
+            context.heed()?;
             std::thread::sleep(POLL);
         }
         if !is_alive(container) {
@@ -69,11 +69,6 @@ pub fn end(
         }
     }
     anyhow::bail!("container {} does not end, even after KILL", container.id.short())
-}
-
-/// Fails once somebody has asked to stop.
-fn heed(context: &Context) -> Result<(), Interrupted> {
-    if context.cancel.requested() { Err(Interrupted("interrupted".to_owned())) } else { Ok(()) }
 }
 
 /// Ends containers, a few at once: each asks its runtime, which is a process. Interrupted, it says which still run.
@@ -85,7 +80,7 @@ pub fn end_all(
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(container) = containers.get(next.fetch_add(1, Ordering::Relaxed)) {
-            heed(context)?;
+            context.heed()?;
             end(container)?;
         }
         Ok(())
@@ -129,7 +124,7 @@ fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Re
             // One that removes itself is gone.
             Err(plywood_store::containers::ContainerError::NotFound(_)) => return Ok(()),
             Ok(_) if supervised && Instant::now() < until => {
-                heed(context)?;
+                context.heed()?;
                 std::thread::sleep(POLL);
             }
             Ok(_) => break,

@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
+use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilitiesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
-    Process, ProcessBuilder, UserBuilder,
+    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, ProcessBuilder, User, UserBuilder,
 };
 use plywood_image::ImageConfig;
 
@@ -190,9 +191,14 @@ pub fn environment(
     defaults.extend(overrides.hostname.as_ref().map(|name| format!("HOSTNAME={name}")));
     defaults.push(format!("HOME={}", user.home));
 
-    let mut environment: Vec<(&str, &str)> = Vec::new();
     let usable = |variable: &&String| !variable.contains('\0');
-    for variable in defaults.iter().chain(image.env.iter().filter(usable)).chain(&overrides.env) {
+    Ok(merged(defaults.iter().chain(image.env.iter().filter(usable)).chain(&overrides.env)))
+}
+
+/// Variables as a process has them: a name keeps its first place and its last value.
+pub(super) fn merged<'a>(variables: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut environment: Vec<(&str, &str)> = Vec::new();
+    for variable in variables {
         let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             continue;
         };
@@ -201,39 +207,47 @@ pub fn environment(
             None => environment.push((name, value)),
         }
     }
-    Ok(environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+    environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 pub(super) fn process(
     request: &BundleRequest<'_>,
     capabilities: &Capabilities,
 ) -> Result<Process, BundleError> {
-    let user = UserBuilder::default().uid(request.user.uid).gid(request.user.gid);
-    let user = match request.user.groups.as_slice() {
-        [] => user.build()?,
-        groups => user.additional_gids(groups.to_vec()).build()?,
-    };
-    // Only root starts out holding them; another user can gain them by set-user-ID programs inside the bounding set.
-    let effective = if request.user.uid == 0 { capabilities.clone() } else { Capabilities::new() };
-    let sets = LinuxCapabilitiesBuilder::default()
-        .bounding(capabilities.clone())
-        .effective(effective.clone())
-        .permitted(effective)
-        .inheritable(Capabilities::new())
-        .ambient(Capabilities::new())
-        .build()?;
     let rlimits = request.rlimits.iter().map(Rlimit::to_spec).collect::<Result<Vec<_>, _>>()?;
     let mut process = ProcessBuilder::default()
         .terminal(false)
-        .user(user)
+        .user(user(&request.user)?)
         .args(command(request.image, &request.overrides)?)
         .env(environment(request.image, &request.overrides, &request.user)?)
         .cwd(working_directory(request.image, &request.overrides)?)
-        .capabilities(sets)
+        .capabilities(sets(&request.user, capabilities.clone())?)
         .no_new_privileges(false)
         .build()?;
     process.set_rlimits(Some(rlimits).filter(|rlimits| !rlimits.is_empty()));
     Ok(process)
+}
+
+/// A user, as a spec names one.
+pub(super) fn user(user: &ContainerUser) -> Result<User, OciSpecError> {
+    let builder = UserBuilder::default().uid(user.uid).gid(user.gid);
+    match user.groups.as_slice() {
+        [] => builder.build(),
+        groups => builder.additional_gids(groups.to_vec()).build(),
+    }
+}
+
+/// What of `held` a process of that user has. Only root starts out with it; another user can gain it by set-user-ID
+/// programs inside the bounding set.
+pub(super) fn sets(user: &ContainerUser, held: Capabilities) -> Result<LinuxCapabilities, OciSpecError> {
+    let effective = if user.uid == 0 { held.clone() } else { Capabilities::new() };
+    LinuxCapabilitiesBuilder::default()
+        .bounding(held)
+        .effective(effective.clone())
+        .permitted(effective)
+        .inheritable(Capabilities::new())
+        .ambient(Capabilities::new())
+        .build()
 }
 
 pub(super) fn capabilities(change: &CapabilityChange) -> Result<Capabilities, BundleError> {

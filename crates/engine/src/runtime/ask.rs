@@ -31,21 +31,16 @@ pub struct RunRequest<'a> {
     pub mode: RunMode,
 }
 
-/// One more process in a running container. Directory, environment and user are the container's where not given.
-#[derive(Clone, Debug, Default)]
-pub struct ExecRequest {
-    /// The arguments, the program first.
-    pub argv: Vec<String>,
-    /// Additional `NAME=VALUE`.
-    pub env: Vec<String>,
-    /// Working directory.
-    pub cwd: Option<String>,
-    /// Numeric user and group id inside the container.
-    pub user: Option<(u32, u32)>,
-    /// Supplementary groups of that user; crun has no way to set them.
-    pub groups: Vec<u32>,
+/// One more process in a running container.
+#[derive(Clone, Copy, Debug)]
+pub struct ExecRequest<'a> {
+    /// File that says what runs, as whom: [`bundle::exec`](crate::bundle::exec) as JSON. By flags a runtime can only add
+    /// to what the container's own process is.
+    pub process: &'a Path,
+    /// File the process id is written to, by renaming, once it runs.
+    pub pid_file: &'a Path,
     /// File for the runtime's own messages, JSON lines: what tells its failure from an exit code of the process.
-    pub log: Option<PathBuf>,
+    pub log: &'a Path,
 }
 
 /// What a runtime says about a container.
@@ -94,26 +89,11 @@ impl Runtime {
     }
 
     /// The command that runs one more process in container `id`; standard streams are the caller's to set, its exit
-    /// code is the process's.
-    pub fn exec_command(&self, id: &str, request: &ExecRequest) -> Command {
+    /// code is the process's. It passes signals on to the process.
+    pub fn exec_command(&self, id: &str, request: &ExecRequest<'_>) -> Command {
         let mut command = self.command();
-        if let Some(log) = &request.log {
-            command.arg("--log").arg(log).args(["--log-format", "json"]);
-        }
-        command.arg("exec");
-        for variable in &request.env {
-            command.arg("--env").arg(variable);
-        }
-        if let Some(cwd) = &request.cwd {
-            command.arg("--cwd").arg(cwd);
-        }
-        if let Some((uid, gid)) = request.user {
-            command.arg("--user").arg(format!("{uid}:{gid}"));
-        }
-        for group in request.groups.iter().filter(|_| self.family == Family::Runc) {
-            command.arg("--additional-gids").arg(group.to_string());
-        }
-        command.arg(id).args(&request.argv);
+        command.arg("--log").arg(request.log).args(["--log-format", "json", "exec"]);
+        command.arg("--process").arg(request.process).arg("--pid-file").arg(request.pid_file).arg(id);
         command
     }
 

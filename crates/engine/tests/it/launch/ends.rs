@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use plywood_engine::bundle::{self, ExecOverrides};
 use plywood_engine::launch::{Event, Launch, LaunchError};
 use plywood_engine::runtime::{ExecRequest, FailureKind, RunMode, Status};
+use plywood_engine::users::{self, ContainerUser};
 use plywood_kernel::testing::{in_private_mount_ns, require_root};
 use plywood_kernel::{FsContext, MountAttrs, UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -179,18 +181,22 @@ fn root_another_process_joins_a_running_container() {
     launcher.submit(launch);
     assert!(matches!(events.recv().unwrap(), Event::Started { .. }));
     assert_eq!(host.runtime.state(&id).unwrap().status, Status::Running);
-    let exec = |script: &str, user| {
-        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let request = ExecRequest {
-            argv,
+    let bundle = host.directories.bundle(&id);
+    let exec = |script: &str, user: Option<ContainerUser>| {
+        let wanted = ExecOverrides {
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             env: vec!["X=y".to_owned()],
-            cwd: Some("/tmp".to_owned()),
+            workdir: Some("/tmp".to_owned()),
             user,
-            ..ExecRequest::default()
         };
+        let process = bundle::exec(&bundle::read(&bundle).unwrap(), &wanted).unwrap();
+        let [file, pid_file, log] = ["exec.json", "exec.pid", "exec.log"].map(|name| bundle.join(name));
+        bundle::write_process(&file, &process).unwrap();
+        let request = ExecRequest { process: &file, pid_file: &pid_file, log: &log };
         host.runtime.exec_command(&id, &request).output().unwrap()
     };
-    let output = exec("cat /proc/self/uid_map; echo $X; pwd; hostname; id -u; exit 5", Some((12, 34)));
+    let user = users::resolve("12:34", b"", b"").unwrap();
+    let output = exec("cat /proc/self/uid_map; echo $X; pwd; hostname; id -u; exit 5", Some(user));
     let text = String::from_utf8(output.stdout).unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();
     let start = range.start.to_string();
