@@ -156,7 +156,8 @@ pub struct Import {
 /// Arguments of `rmi`.
 #[derive(Debug, Args)]
 pub struct Rmi {
-    /// Names, digests or unique prefixes of them.
+    /// Names, ids, digests of manifests, or unique prefixes of them. An id or digest stands for every name of every image
+    /// that has it.
     #[arg(required = true)]
     pub images: Vec<String>,
     /// Remove every name of the image.

@@ -2,10 +2,15 @@
 //!
 //! An image is one platform's manifest. It lives as long as a name, a container or a pin refers to it; taking the
 //! last name away leaves it to [`crate::gc`]. Manifest and config are kept byte for byte.
+//!
+//! The digest of the config is what people know as an image's id. Manifests that differ in how they pack the same
+//! layers share it; each is an image here, and the id stands for all of them.
+
+mod find;
 
 use std::collections::BTreeSet;
 
-use plywood_image::{ChainId, Digest, Reference};
+use plywood_image::{ChainId, Digest};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use crate::Store;
@@ -13,9 +18,6 @@ use crate::db::{Durability, now_ms, parsed, unsigned};
 use crate::error::StateError;
 use crate::layers::{self, Layer, LayerId};
 use crate::pins::{Pins, Target};
-
-/// Digits of an id that a prefix must have.
-const MIN_PREFIX: usize = 4;
 
 /// An image to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,11 +98,11 @@ pub enum ImageError {
     #[error("no image {0:?} here; `plywood images` lists what there is, `plywood pull` fetches more")]
     NotFound(String),
     /// A prefix of several.
-    #[error("{prefix:?} could be any of {}; give more digits", .candidates.join(", "))]
+    #[error("{prefix:?} could be any of {}; give more digits, or a name", .candidates.join(", "))]
     Ambiguous {
         /// What was asked for.
         prefix: String,
-        /// The images it could be.
+        /// The digests it begins, abbreviated, with the names of their images.
         candidates: Vec<String>,
     },
     /// Its containers would lose their name for it.
@@ -136,9 +138,7 @@ fn users_named(ids: &[String]) -> String {
 pub struct Untagged {
     /// Names that no longer exist.
     pub names: Vec<String>,
-    /// The image they pointed to.
-    pub manifest_digest: Digest,
-    /// Whether nothing refers to the image now, so that [`Store::collect_garbage`] will remove it.
+    /// Whether nothing refers now to the images they pointed to, so that [`Store::collect_garbage`] will remove them.
     pub unused: bool,
 }
 
@@ -216,30 +216,39 @@ impl Store {
         self.db().read(|connection| get(connection, manifest_digest))
     }
 
-    /// The image that `text` names: a reference (short names as docker and podman read them), the digest of a
-    /// manifest or config, or at least four digits of one that no other image shares.
+    /// The image that `text` names: a reference (short names as docker and podman read them), an abbreviated one by
+    /// digest, the digest of a manifest or config, or at least four digits of one that no other image shares. Of several
+    /// images with one config, the latest.
     ///
     /// # Errors
     /// None, or several, or the database refused.
     pub fn find_image(&self, text: &str) -> Result<Image, ImageError> {
-        self.db().read(|connection| resolve(connection, text).map(|(image, _)| image))
+        self.db().read(|connection| find::resolve(connection, text).map(|found| found.first))
     }
 
-    /// The same, pinned: it, its layers and its flat tree stay while `pins` lives.
+    /// The same, but all images if it is the id of several.
+    ///
+    /// # Errors
+    /// As [`Store::find_image`].
+    pub fn find_images(&self, text: &str) -> Result<Vec<Image>, ImageError> {
+        self.db().read(|connection| Ok(find::resolve(connection, text)?.into_images()))
+    }
+
+    /// The same as [`Store::find_image`], pinned: it, its layers and its flat tree stay while `pins` lives.
     ///
     /// # Errors
     /// As [`Store::find_image`].
     pub fn use_image(&self, pins: &Pins, text: &str) -> Result<Image, ImageError> {
         self.db().write(Durability::Fast, |transaction| {
-            let (image, _) = resolve(transaction, text)?;
+            let image = find::resolve(transaction, text)?.first;
             pins.add(transaction, Target::Image(&image.manifest_digest))?;
             Ok(image)
         })
     }
 
-    /// Takes a name away from its image; a digest or prefix takes all its names away.
+    /// Takes a name away from its image; a digest or prefix takes all names away, of all images whose id it is.
     ///
-    /// The image itself stays while containers, other names or pins refer to it; afterwards garbage collection
+    /// An image itself stays while containers, other names or pins refer to it; afterwards garbage collection
     /// takes it.
     ///
     /// # Errors
@@ -247,73 +256,28 @@ impl Store {
     pub fn remove_image_name(&self, text: &str, force: bool) -> Result<Untagged, ImageError> {
         // Durable because what the caller does next is collect.
         self.write_with_reserve(Durability::Full, |transaction| {
-            let (image, name) = resolve(transaction, text)?;
-            let names = match name {
-                Some(name) => vec![name],
-                None => image.names.clone(),
-            };
-            let users = users(transaction, &image.manifest_digest)?;
-            let last = names.len() == image.names.len();
-            if last && !users.is_empty() && !force {
+            let found = find::resolve(transaction, text)?;
+            let name = found.name.clone();
+            let mut untagged = Untagged { names: Vec::new(), unused: true };
+            let mut users = Vec::new();
+            for image in found.into_images() {
+                let last = name.is_none() || image.names.len() == 1;
+                let using = users_of(transaction, &image.manifest_digest)?;
+                let pinned = Target::Image(&image.manifest_digest).is_pinned(transaction)?;
+                untagged.unused &= last && using.is_empty() && !pinned;
+                untagged.names.extend(name.clone().map_or(image.names, |name| vec![name]));
+                users.extend(using.into_iter().filter(|_| last));
+            }
+            if !users.is_empty() && !force {
                 return Err(ImageError::InUse { name: text.to_owned(), containers: users });
             }
             let mut delete = transaction.prepare_cached("DELETE FROM image_names WHERE name = ?1")?;
-            for name in &names {
+            for name in &untagged.names {
                 delete.execute([name])?;
             }
-            let pinned = Target::Image(&image.manifest_digest).is_pinned(transaction)?;
-            let unused = last && users.is_empty() && !pinned;
-            Ok(Untagged { names, manifest_digest: image.manifest_digest, unused })
+            Ok(untagged)
         })
     }
-}
-
-/// The image and, if `text` was one of its names, that name.
-fn resolve(connection: &Connection, text: &str) -> Result<(Image, Option<String>), ImageError> {
-    let canonical = text.parse::<Reference>().ok().map(|reference| reference.to_string());
-    for name in [Some(text.to_owned()), canonical].into_iter().flatten() {
-        let image = connection
-            .prepare_cached("SELECT image FROM image_names WHERE name = ?1")?
-            .query_row([&name], |row| parsed::<Digest>(row, "image"))
-            .optional()?;
-        if let Some(image) = image.map(|digest| get(connection, &digest)).transpose()?.flatten() {
-            return Ok((image, Some(name)));
-        }
-    }
-    let found = by_prefix(connection, text)?;
-    match found.as_slice() {
-        [] => Err(ImageError::NotFound(text.to_owned())),
-        [digest] => match get(connection, digest)? {
-            Some(image) => Ok((image, None)),
-            None => Err(ImageError::NotFound(text.to_owned())),
-        },
-        several => Err(ImageError::Ambiguous {
-            prefix: text.to_owned(),
-            candidates: several.iter().map(Digest::short).collect(),
-        }),
-    }
-}
-
-/// Manifest digests of the images whose manifest or config digest starts with `text`.
-fn by_prefix(connection: &Connection, text: &str) -> rusqlite::Result<Vec<Digest>> {
-    let (prefix, digits) = match text.split_once(':') {
-        Some((_, digits)) => (text.to_owned(), digits),
-        None => (format!("sha256:{text}"), text),
-    };
-    let hex = digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    if !hex || digits.len() < MIN_PREFIX {
-        return Ok(Vec::new());
-    }
-    // `g` sorts after every hex digit.
-    let end = format!("{prefix}g");
-    let found = connection
-        .prepare_cached(
-            "SELECT manifest_digest FROM images WHERE manifest_digest >= ?1 AND manifest_digest < ?2
-             UNION SELECT manifest_digest FROM images WHERE config_digest >= ?1 AND config_digest < ?2",
-        )?
-        .query_map([&prefix, &end], |row| parsed::<Digest>(row, "manifest_digest"))?
-        .collect::<rusqlite::Result<BTreeSet<_>>>()?;
-    Ok(found.into_iter().collect())
 }
 
 fn get(connection: &Connection, digest: &Digest) -> Result<Option<Image>, StateError> {
@@ -337,7 +301,7 @@ fn get(connection: &Connection, digest: &Digest) -> Result<Option<Image>, StateE
     Ok(Some(image))
 }
 
-fn users(transaction: &Transaction<'_>, digest: &Digest) -> rusqlite::Result<Vec<String>> {
+fn users_of(transaction: &Transaction<'_>, digest: &Digest) -> rusqlite::Result<Vec<String>> {
     transaction
         .prepare_cached("SELECT id FROM containers WHERE image = ?1 ORDER BY created_ms")?
         .query_map([digest.to_string()], |row| row.get(0))?

@@ -42,6 +42,7 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
         output::json(&json!({
             "image": image.names,
             "image_layers": image.layers.len(),
+            "platform": image.platform,
             "mechanism": plan.mechanism,
             "lower": plan.source,
             "overlay_layers": plan.layers,
@@ -54,7 +55,7 @@ pub fn run(context: &Context, args: &Explain) -> anyhow::Result<ExitCode> {
     } else {
         let name = image.names.first().map_or(args.image.as_str(), String::as_str);
         let layers = output::count(image.layers.len(), "layer");
-        output::text_out(&format!("{name}: {layers}\n\n{plan}\n\n{comparison}\n"))?;
+        output::text_out(&format!("{name} ({}): {layers}\n\n{plan}\n\n{comparison}\n", image.platform))?;
     }
     Ok(ExitCode::SUCCESS)
 }

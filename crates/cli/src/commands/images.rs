@@ -7,6 +7,9 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::output;
 
+/// Digits of an id, for people.
+const SHORT: usize = 12;
+
 #[derive(Serialize)]
 struct Record {
     id: String,
@@ -19,7 +22,7 @@ struct Record {
     recorded_ms: u64,
 }
 
-/// Lists the images of the store.
+/// Lists the images of the store: as JSON one object an image, for people a line a name.
 pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let mut records = Vec::new();
@@ -43,16 +46,22 @@ pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
         output::json(&serde_json::json!({ "images": records }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = records.into_iter().map(|record| {
-        [
-            if record.names.is_empty() { "<none>".to_owned() } else { record.names.join(", ") },
-            record.id.trim_start_matches("sha256:").chars().take(12).collect(),
-            record.platform,
-            record.layers.to_string(),
-            output::size(record.size_bytes),
-            if record.flat { "ready" } else { "-" }.to_owned(),
-            output::ago_ms(record.recorded_ms),
-        ]
+    let rows = records.iter().flat_map(|record| {
+        let names: Vec<String> = match record.names.as_slice() {
+            [] => vec!["<none>".to_owned()],
+            names => names.iter().map(|name| short(name)).collect(),
+        };
+        names.into_iter().map(|name| {
+            [
+                name,
+                record.id.trim_start_matches("sha256:").chars().take(SHORT).collect(),
+                record.platform.clone(),
+                record.layers.to_string(),
+                output::size(record.size_bytes),
+                if record.flat { "ready" } else { "-" }.to_owned(),
+                output::ago_ms(record.recorded_ms),
+            ]
+        })
     });
     let rows: Vec<_> = rows.collect();
     output::text_out(&output::table(
@@ -60,4 +69,14 @@ pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
         rows,
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A name by digest with as many digits as an id has, which is enough to name it.
+fn short(name: &str) -> String {
+    match name.split_once("@sha256:") {
+        Some((repository, digits)) => {
+            format!("{repository}@sha256:{}", digits.get(..SHORT).unwrap_or(digits))
+        }
+        None => name.to_owned(),
+    }
 }

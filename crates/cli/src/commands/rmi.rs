@@ -35,8 +35,9 @@ fn targets(store: &Store, args: &Rmi) -> anyhow::Result<BTreeSet<String>> {
     let mut targets = BTreeSet::new();
     for text in &args.images {
         // Looked up without force, too: nothing goes when one of them is not there.
-        let names = store.find_image(text)?.names;
-        let names = if args.force { names } else { Vec::new() };
+        let found = store.find_images(text)?;
+        let names: Vec<String> =
+            found.into_iter().filter(|_| args.force).flat_map(|image| image.names).collect();
         if names.is_empty() {
             targets.insert(text.clone());
         }

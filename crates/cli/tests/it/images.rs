@@ -3,10 +3,11 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use plywood_image::Digest;
 use serde_json::{Value, json};
 
 use super::bed::{in_bed, start};
-use super::layout::{Layout, TestImage, text, tool};
+use super::layout::{Layout, TestImage, gzip, text, tool};
 
 /// The keys of an object, sorted.
 pub(crate) fn keys(value: &Value) -> Vec<&str> {
@@ -226,6 +227,7 @@ fn root_explain_says_what_a_launch_costs() {
                 "mount_ops",
                 "overlay_layers",
                 "passed_over",
+                "platform",
                 "predictions"
             ]
         );
@@ -236,7 +238,10 @@ fn root_explain_says_what_a_launch_costs() {
         assert_eq!(layers["overlay_layers"], 20);
         assert!(layers["mount_ops"]["host_attach"].as_u64().unwrap() >= 20, "{layers}");
         let text = bed.ok(&["explain", "twenty"]);
-        assert!(text.contains("containerd") && text.contains("20 layers"), "{text}");
+        let platform = format!("linux/{}", TestImage::new().architecture);
+        let first = format!("docker.io/library/twenty:latest ({platform}): 20 layers\n");
+        assert!(text.contains("containerd") && text.starts_with(&first), "{text}");
+        assert_eq!(plan["platform"], platform);
         let error = bed.fails(1, &["explain", "nosuch"]);
         assert!(error.contains("nosuch"), "{error}");
         // Nothing was made for it.
@@ -326,6 +331,61 @@ fn root_rmi_of_an_image_with_two_names() {
         assert_eq!(bed.ok(&["run", "two"]), "from the image\n");
         bed.ok(&["rmi", "two"]);
         assert_eq!(bed.json(&["images"]), json!({ "images": [] }));
+    });
+}
+
+/// The same image packed otherwise has the same id, which then could not be used; and all names of an image were one cell
+/// of the table.
+#[test]
+fn root_what_images_shows_can_be_used() {
+    in_bed(|bed| {
+        let image = TestImage::new();
+        let diff_ids: Vec<_> = image.layers.iter().map(|tar| Digest::sha256(tar)).collect();
+        let layout =
+            Layout::new(&bed.path("both")).image_of(&image, "packed:1", &diff_ids, |_, tar| gzip(tar));
+        let layout = layout.image_of(&image, "plain:1", &diff_ids, |_, tar| tar.to_owned());
+        let both = || {
+            let named = ["packed:1".to_owned(), "plain:1".to_owned()];
+            for name in &named {
+                bed.ok(&["import", "--no-flat", text(layout.path()), "--name", name]);
+            }
+            let digest = bed.json(&["images"])["images"][0]["manifest_digest"].as_str().unwrap().to_owned();
+            let table = bed.ok(&["images"]);
+            let rows: Vec<Vec<String>> = table
+                .lines()
+                .skip(1)
+                .map(|line| line.split_whitespace().map(str::to_owned).collect())
+                .collect();
+            let mut names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+            names.sort_unstable();
+            assert_eq!(names, ["docker.io/library/packed:1", "docker.io/library/plain:1"], "{table}");
+            assert_eq!(rows[0][1], rows[1][1], "{table}");
+            (rows[0][1].clone(), digest)
+        };
+        let (id, _) = both();
+        assert_eq!(bed.ok(&["run", "--quiet", "--no-flat", &id]), "from the image\n");
+        bed.ok(&["explain", &id]);
+        for force in [&[][..], &["--force"]] {
+            let (id, digest) = both();
+            let removed = bed.json(&[&["rmi"], force, &[&id]].concat());
+            assert_eq!(removed["untagged"].as_array().unwrap().len(), 2, "{removed}");
+            assert_eq!(bed.json(&["images"]), json!({ "images": [] }));
+            both();
+            assert_eq!(bed.json(&["rmi", &digest])["untagged"].as_array().unwrap().len(), 1);
+            bed.ok(&["rmi", &id]);
+        }
+        both();
+        let digest = format!("quay.io/team/app@sha256:{}", "0123456789abcdef".repeat(4));
+        bed.ok(&["import", text(layout.path()), "--name", "plain:1"]);
+        bed.ok(&["rmi", "packed:1"]);
+        let renamed =
+            Layout::new(&bed.path("digest")).image_of(&image, &digest, &diff_ids, |_, tar| tar.to_owned());
+        bed.ok(&["import", text(renamed.path())]);
+        let table = bed.ok(&["images"]);
+        assert!(table.lines().all(|line| line.len() < 140), "{table}");
+        let shown = "quay.io/team/app@sha256:0123456789ab";
+        assert_eq!(table.lines().filter(|line| line.starts_with(shown)).count(), 1, "{table}");
+        assert_eq!(bed.json(&["rmi", shown])["untagged"], json!([digest]));
     });
 }
 

@@ -1,6 +1,6 @@
 //! Images: names, digests, prefixes, removal.
 
-use plywood_store::{ContainerId, ImageError, NewContainer};
+use plywood_store::{ContainerId, ImageError, NewContainer, NewImage};
 
 use crate::support::{image, layer, store, tag};
 
@@ -46,12 +46,78 @@ fn a_prefix_of_two_images_is_ambiguous() {
     for n in 0.. {
         let made = image(&store, &pins, &format!("image{n}"), &[]);
         let prefix = made.manifest_digest.hex()[..4].to_owned();
-        if let Some(other) = seen.insert(prefix.clone(), made.manifest_digest) {
+        if let Some(other) = seen.insert(prefix.clone(), (made.manifest_digest, n)) {
             let error = store.find_image(&prefix).unwrap_err();
             let ImageError::Ambiguous { candidates, .. } = &error else { panic!("{error:?}") };
-            assert!(candidates.contains(&other.short()), "{error}");
+            let named = |(digest, n): (&plywood_image::Digest, usize)| {
+                format!("{} (docker.io/library/image{n}:latest)", digest.short())
+            };
+            assert!(candidates.contains(&named((&other.0, other.1))), "{error}");
+            assert!(candidates.contains(&named((&made.manifest_digest, n))), "{error}");
             return;
         }
+    }
+}
+
+/// Of two images with one config `plywood images` shows the same id, and no number of its digits was enough.
+#[test]
+fn an_id_stands_for_all_images_that_have_it() {
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let gzip = image(&store, &pins, "gzip", &[]);
+    let manifest = b"packed otherwise".to_vec();
+    let zstd = NewImage {
+        manifest_digest: plywood_image::Digest::sha256(&manifest),
+        media_type: gzip.media_type.clone(),
+        manifest,
+        config_digest: gzip.config_digest,
+        config: gzip.config.clone(),
+        platform: gzip.platform.clone(),
+        layers: Vec::new(),
+        chain_id: None,
+    };
+    let zstd = store.record_image(&pins, &zstd, &["docker.io/library/zstd:latest".to_owned()]).unwrap();
+    pins.release().unwrap();
+    let id = gzip.config_digest;
+    for text in [id.to_string(), id.hex(), id.short()] {
+        assert_eq!(store.find_image(&text).unwrap().config_digest, id, "{text}");
+        assert_eq!(store.find_images(&text).unwrap().len(), 2, "{text}");
+    }
+    for made in [&gzip, &zstd] {
+        for text in [&made.names[0], &made.manifest_digest.short()] {
+            assert_eq!(store.find_images(text).unwrap(), std::slice::from_ref(made), "{text}");
+        }
+    }
+    let untagged = store.remove_image_name(&zstd.manifest_digest.short(), false).unwrap();
+    assert_eq!(untagged.names, zstd.names);
+    let pins = store.pins().unwrap();
+    tag(&store, &pins, &zstd, &zstd.names[0]);
+    pins.release().unwrap();
+    let mut untagged = store.remove_image_name(&id.short(), false).unwrap();
+    untagged.names.sort();
+    assert_eq!(untagged.names, [gzip.names, zstd.names].concat());
+    assert!(untagged.unused);
+    assert_eq!(store.collect_garbage().unwrap().removed.len(), 2);
+}
+
+#[test]
+fn names_by_digest_may_be_abbreviated() {
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let made = image(&store, &pins, "debian", &[]);
+    for (repository, digit) in [("a", '1'), ("a", '2'), ("b", '1')] {
+        let digits = format!("abcd{}", digit.to_string().repeat(60));
+        tag(&store, &pins, &made, &format!("docker.io/library/{repository}@sha256:{digits}"));
+    }
+    let untagged = store.remove_image_name("docker.io/library/a@sha256:abcd1", false).unwrap();
+    assert_eq!(untagged.names.len(), 1);
+    assert!(untagged.names[0].starts_with("docker.io/library/a@sha256:abcd1"));
+    store.find_image("docker.io/library/b@sha256:abcd").unwrap();
+    tag(&store, &pins, &made, &untagged.names[0]);
+    let error = store.find_image("docker.io/library/a@sha256:abcd").unwrap_err();
+    assert!(matches!(&error, ImageError::Ambiguous { candidates, .. } if candidates.len() == 2), "{error}");
+    for text in ["docker.io/library/a@sha256:abc", "docker.io/library/a@sha256:%", "@sha256:abcd"] {
+        assert!(matches!(store.find_image(text).unwrap_err(), ImageError::NotFound(_)), "{text}");
     }
 }
 
