@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use plywood_image::printable;
 use serde::Serialize;
 
 use crate::remedy::Advised;
@@ -24,6 +25,15 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// If standard output cannot be written; a closed pipe counts as done.
 pub fn text_out(text: &str) -> anyhow::Result<()> {
     settle(io::stdout().lock().write_all(text.as_bytes())).map_err(|error| unwritable(&error).into())
+}
+
+/// Prints text that foreign files or programs had a hand in: a line each, and nothing that acts on a terminal.
+///
+/// # Errors
+/// If standard output cannot be written; a closed pipe counts as done.
+pub fn foreign_text_out(text: &str) -> anyhow::Result<()> {
+    let lines: String = text.lines().map(|line| format!("{}\n", printable(line))).collect();
+    text_out(&lines)
 }
 
 /// Prints text on standard error as it is.

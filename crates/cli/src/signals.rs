@@ -5,9 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::remedy::INTERRUPTED;
+
 /// Set once somebody asked this process to stop.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    requested: Arc<AtomicBool>,
+    at_once: Arc<AtomicBool>,
+}
 
 impl Cancel {
     /// A flag that SIGINT, SIGTERM and SIGHUP set.
@@ -17,26 +22,36 @@ impl Cancel {
     pub fn on_signals() -> std::io::Result<Self> {
         let cancel = Self::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&cancel.0))?;
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                INTERRUPTED.into(),
+                Arc::clone(&cancel.at_once),
+            )?;
+            signal_hook::flag::register(signal, Arc::clone(&cancel.requested))?;
         }
         Ok(cancel)
+    }
+
+    /// From now on such a signal ends the process: for work that leaves nothing behind and looks at no flag.
+    pub fn end_at_once(&self) {
+        self.at_once.store(true, Ordering::Relaxed);
     }
 
     /// Whether to stop.
     #[must_use]
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.requested.load(Ordering::Relaxed)
     }
 
     /// The flag itself, for libraries that poll it.
     #[must_use]
     pub fn flag(&self) -> &AtomicBool {
-        &self.0
+        &self.requested
     }
 
     /// The flag itself, shared.
     #[must_use]
     pub fn shared(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.requested)
     }
 }

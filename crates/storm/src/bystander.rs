@@ -1,11 +1,16 @@
 //! Who else suffers while containers start: programs that have nothing to do with them, played by threads of ours.
 //!
 //! ```text
-//! health   reads the whole mount table now and then, as health checks of node agents do     how long it takes
+//! health   reads the whole mount table again and again, as health checks of node agents do  how long it takes
 //! watcher  reads it again at every change, as PID 1 does                                    CPU time, lag
 //! walker   looks up a path: each walk starts over while mount_lock is held for writing      histogram of times
 //! table    asks how long the table is                                                       its peak
 //! ```
+//!
+//! Health and walker work while containers are launched, from the gate's opening to the last launch's return: before and
+//! after, while containers are held or removed, nobody is in their way, and what they met then would only hide the rest.
+//! A time is told together with the time it stands for, until the next was taken: so that who waits long counts for all
+//! who would have come meanwhile.
 //!
 //! All of them live in the mount namespace the launcher works in. Beside them the kernel counts mount operations of the
 //! whole machine ([`crate::count`]) and of that namespace ([`MountWatch`]), and CPU time is accounted.
@@ -36,7 +41,7 @@ mod walker;
 mod watcher;
 
 use cpu::CpuTimes;
-use thread::{Place, Running};
+use thread::{Place, Running, Stop};
 
 /// What is watched, and the counters that last longer than one round.
 #[derive(Debug)]
@@ -49,7 +54,8 @@ pub struct Config {
 /// Threads and counters of one round.
 #[derive(Debug)]
 pub struct Bystanders {
-    health: Running<Vec<f64>>,
+    begin: Stop,
+    health: Running<Vec<(f64, f64)>>,
     watcher: Running<watcher::Seen>,
     walker: Running<histogram::Histogram>,
     table: Running<usize>,
@@ -69,9 +75,10 @@ pub struct Observed {
     pub not_counted: Option<String>,
     /// Most mounts in the namespace's table, looked at every 5 ms where the kernel tells at once (6.12).
     pub mount_table_peak: usize,
-    /// Milliseconds of each reading of the whole table, in the order they were made.
-    pub health_ms: Vec<f64>,
-    /// Microseconds of looking up a path, and how often.
+    /// Milliseconds of each reading of the whole table that began while containers were launched, and of how many it was
+    /// the only one.
+    pub health_ms: Vec<(f64, f64)>,
+    /// Microseconds of looking up a path meanwhile, and for how many such lookups stand.
     pub path_walk_us: Vec<(f64, u64)>,
     /// The reader that follows each change.
     pub watcher: Watcher,
@@ -121,7 +128,8 @@ pub fn those_there(
 }
 
 impl Bystanders {
-    /// Starts them all. They are at work when this returns.
+    /// Starts them all. The watcher and the counters are at work when this returns, the others from [`begin`](Self::begin)
+    /// to [`launched`](Self::launched).
     ///
     /// # Errors
     /// A namespace that cannot be entered, a path to walk that is not there, no `/proc`, no threads left. Nothing is left
@@ -134,13 +142,15 @@ impl Bystanders {
         // Whatever the threads use from their first instruction on lies between the two readings of CPU time, and is
         // taken off again.
         let cpu_before = CpuTimes::now()?;
-        let health = health::start(&place)?;
+        let begin = Stop::new()?;
+        let health = health::start(&place, begin.clone())?;
         let watcher = watcher::start(&place)?;
-        let walker = walker::start(&place, &config.walk)?;
+        let walker = walker::start(&place, &config.walk, begin.clone())?;
         let table = table::start(&place)?;
         let before = totals(&config.counter);
         let host_before = watch.counts()?;
         Ok(Self {
+            begin,
             health,
             watcher,
             walker,
@@ -151,6 +161,17 @@ impl Bystanders {
             before,
             cpu_before,
         })
+    }
+
+    /// Launches begin: so do the readings and lookups whose times are told.
+    pub fn begin(&self) {
+        self.begin.set();
+    }
+
+    /// All launches have returned: the readings and lookups under way are the last.
+    pub fn launched(&self) {
+        self.health.signal();
+        self.walker.signal();
     }
 
     /// Ends them, and waits until the reading each is at has ended: its time belongs to the round it began in.

@@ -11,8 +11,9 @@
 //! | `unclear` | anything else, and any interval that cannot promise 95 % | |
 //!
 //! A pair whose share of failed launches grows by more than one percentage point is `slower` whatever the clock says. The
-//! whole is `slower` if one pair is, else `unclear` if one pair is, else `faster` if one pair is, else `same`. Exit status:
-//! 1 if the whole is `slower`, else 0. Of two runs that differ in nothing, one pair in forty is called slower by chance
+//! whole is `slower` if one pair is, else `unclear` if one pair is, else `faster` if one pair is, else `same`. Where
+//! containers were due at a given rate, which is how long a round takes, the medians of launches decide instead. Exit
+//! status: 1 if the whole is `slower`, or if the second run did not finish or lacks an arm of the first; else 0. Of two runs that differ in nothing, one pair in forty is called slower by chance
 //! at most, far fewer with the threshold; many arms make many chances.
 //!
 //! Runs made one after the other were not interleaved: what changed on the machine between them looks like a difference
@@ -25,7 +26,7 @@ use serde::Serialize;
 
 use crate::arm::Arm;
 use crate::record::Line;
-use crate::stats::{Interval, Quantiles, Ratio, median, widening};
+use crate::stats::{Interval, Ratio, median, widening};
 use crate::summary::gather::{Measured, Storm, gather};
 use crate::summary::notes::loaded;
 use crate::summary::{SummaryError, show};
@@ -106,9 +107,9 @@ pub struct Change {
 pub struct Pair {
     /// What the two are: one arm, or `this -> that`.
     pub arm: String,
-    /// One round; this decides.
+    /// One round; this decides, unless containers were due at a given rate.
     pub wall_ms: Option<Change>,
-    /// One launch: the rounds' medians.
+    /// One launch: the rounds' medians; decides otherwise.
     pub launch_p50_ms: Option<Change>,
     /// Share of launches that failed before.
     pub failed_before: f64,
@@ -127,6 +128,8 @@ pub struct Comparison {
     pub sentence: String,
     /// Differences below this share do not matter.
     pub threshold: f64,
+    /// The second run did not finish, or lacks rounds or arms that the first one has.
+    pub missing: bool,
     /// Arms of both.
     pub pairs: Vec<Pair>,
     /// Arms of the first run that the second lacks.
@@ -154,6 +157,16 @@ pub enum CompareError {
         /// One arm of the second.
         after: String,
     },
+    /// Containers were not due alike.
+    #[error(
+        "they were not paced alike, so their times do not compare: in the first {before}, in the second {after}"
+    )]
+    Pace {
+        /// Of the first.
+        before: String,
+        /// Of the second.
+        after: String,
+    },
     /// There are fewer arms.
     #[error("there is no arm {position}; the run has {arms}")]
     NoSuchArm {
@@ -171,8 +184,12 @@ pub enum CompareError {
 pub fn compare_runs(before: &[Line], after: &[Line], threshold: f64) -> Result<Comparison, CompareError> {
     let before = gather(before).map_err(CompareError::Before)?;
     let after = gather(after).map_err(CompareError::After)?;
+    if before.run.pace != after.run.pace {
+        let [before, after] = [before, after].map(|storm| storm.run.pace.to_string());
+        return Err(CompareError::Pace { before, after });
+    }
     let mut left: Vec<&Measured<'_>> = after.arms.iter().collect();
-    let series: Vec<Vec<f64>> = before.arms.iter().chain(&after.arms).map(walls).collect();
+    let series: Vec<Vec<f64>> = before.arms.iter().chain(&after.arms).map(Measured::times).collect();
     let wider = widening(&series.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let (mut pairs, mut only_before) = (Vec::new(), Vec::new());
     for one in &before.arms {
@@ -197,7 +214,9 @@ pub fn compare_runs(before: &[Line], after: &[Line], threshold: f64) -> Result<C
         warnings
             .extend(loaded(storm.run).map(|load| format!("the {which} run is of a busy machine: {load}")));
     }
-    Ok(Comparison { only_before, only_after, warnings, ..comparison(pairs, threshold) })
+    let empty = after.arms.iter().any(|arm| arm.rounds.is_empty());
+    let missing = after.partial.is_some() || !only_before.is_empty() || empty;
+    Ok(Comparison { missing, only_before, only_after, warnings, ..comparison(pairs, threshold) })
 }
 
 /// Compares two arms of one run, by position.
@@ -232,10 +251,10 @@ fn unfinished(storm: &Storm<'_>, which: &str) -> Option<String> {
 }
 
 impl Comparison {
-    /// What a command that compares exits with.
+    /// What a command that compares exits with: 1 for what a gate must not let pass.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
-        u8::from(self.verdict == Outcome::Slower)
+        u8::from(self.verdict == Outcome::Slower || self.missing)
     }
 }
 
@@ -248,6 +267,7 @@ fn comparison(pairs: Vec<Pair>, threshold: f64) -> Comparison {
         sentence: sentence(verdict, &pairs, threshold),
         threshold,
         pairs,
+        missing: false,
         only_before: Vec::new(),
         only_after: Vec::new(),
         warnings: Vec::new(),
@@ -279,13 +299,15 @@ fn failing_more(before: f64, after: f64) -> bool {
 }
 
 fn pair(arm: String, before: &Measured<'_>, after: &Measured<'_>, wider: f64, threshold: f64) -> Pair {
+    let walls = |measured: &Measured<'_>| measured.each(|round| round.wall_ms);
     let wall = change(&walls(before), &walls(after), wider, threshold);
-    let launch = change(&launch_medians(before), &launch_medians(after), wider, threshold);
+    let launch = change(&before.launch_medians(), &after.launch_medians(), wider, threshold);
+    let decides = if before.paced { launch } else { wall };
     let (failed_before, failed_after) = (failed(before), failed(after));
     let verdict = if failing_more(failed_before, failed_after) {
         Outcome::Slower
     } else {
-        wall.map_or(Outcome::Unclear, |change| change.verdict)
+        decides.map_or(Outcome::Unclear, |change| change.verdict)
     };
     Pair { arm, wall_ms: wall, launch_p50_ms: launch, failed_before, failed_after, verdict }
 }
@@ -301,14 +323,6 @@ fn change(before: &[f64], after: &[f64], wider: f64, threshold: f64) -> Option<C
         interval_confidence: ratio.interval.map(|i| thousandth(i.confidence)),
         verdict: Outcome::of(&ratio, threshold),
     })
-}
-
-pub(crate) fn walls(measured: &Measured<'_>) -> Vec<f64> {
-    measured.each(|round| round.wall_ms)
-}
-
-fn launch_medians(measured: &Measured<'_>) -> Vec<f64> {
-    measured.started().iter().filter_map(|times| Quantiles::of(times)).map(|q| q.p50).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share")]
@@ -349,6 +363,10 @@ impl fmt::Display for Comparison {
         for warning in &self.warnings {
             writeln!(f, "note: {warning}")?;
         }
-        writeln!(f, "{}", self.sentence)
+        writeln!(f, "{}", self.sentence)?;
+        if self.missing {
+            writeln!(f, "The second run lacks something: what it did not measure is not passed.")?;
+        }
+        Ok(())
     }
 }

@@ -117,7 +117,7 @@ pub enum StormError {
         reason: String,
     },
     /// Launches that hang.
-    #[error("{count} launches of {arm} have not returned {after_s:.0} s after they were due")]
+    #[error("{count} launches of {arm} have not returned {after_s:.0} s after they began")]
     Stuck {
         /// The arm.
         arm: String,
@@ -222,7 +222,7 @@ impl Storm {
         // Dropped early, the bystanders end with it.
         let bystanders = prepared.and_then(|()| Ok(watched.map(bystander::Bystanders::start).transpose()?));
         let launched = bystanders.and_then(|bystanders| {
-            let launched = round::launches(self, arm, launcher, cancel)?;
+            let launched = round::launches(self, arm, launcher, bystanders.as_ref(), cancel)?;
             if launched.finish == Finish::All {
                 pause(self.hold, cancel);
             }
@@ -233,17 +233,19 @@ impl Storm {
         let removal = removing.elapsed();
         let (bystanders, launched) = launched?;
         let observed = bystanders.map(bystander::Bystanders::stop).transpose();
-        match launched.finish {
-            Finish::All => {}
-            Finish::Cancelled => return Err(StormError::Cancelled),
-            Finish::Stuck(count) => {
-                let after_s = (self.timeout + self.grace).as_secs_f64();
-                return Err(StormError::Stuck { arm: arm.to_string(), count, after_s });
-            }
+        if launched.finish == Finish::Cancelled {
+            return Err(StormError::Cancelled);
+        }
+        let written = observed.map_err(StormError::from).and_then(|observed| {
+            let observed = observed.unwrap_or_else(nothing_observed);
+            self.write(index, number, &launched, removal, observed, around)
+        });
+        if let Finish::Stuck(count) = launched.finish {
+            let after_s = (self.timeout + self.grace).as_secs_f64();
+            return Err(StormError::Stuck { arm: arm.to_string(), count, after_s });
         }
         removed?;
-        let observed = observed?.unwrap_or_else(nothing_observed);
-        self.write(index, number, &launched, removal, observed, around)?;
+        written?;
         if number == 0 {
             starts_at_all(arm, &launched)?;
         }
@@ -259,15 +261,16 @@ impl Storm {
         observed: Observed,
         around: &mut dyn Around,
     ) -> Result<(), StormError> {
-        for (container, outcome) in launched.outcomes.iter().enumerate() {
+        for (container, outcome) in &launched.outcomes {
             let line = Line::Launch(Launch {
                 arm,
                 round,
-                container,
+                container: *container,
                 due_ms: ms(outcome.due.saturating_duration_since(launched.start)),
                 launch_ms: ms(outcome.took()),
                 waited_ms: ms(outcome.waited),
                 failed: outcome.failed.clone(),
+                late: outcome.late,
             });
             around.line(&line).map_err(StormError::Write)?;
         }
@@ -293,11 +296,11 @@ fn order(arms: usize, round: u32) -> impl Iterator<Item = usize> {
 
 /// Timeouts are what a storm measures; an arm that cannot start anything is a mistake to be told of at once.
 fn starts_at_all(arm: &Arm, launched: &round::Launches) -> Result<(), StormError> {
-    let broken = |outcome: &Outcome| outcome.failed.is_some() && !outcome.late;
+    let broken = |(_, outcome): &(usize, Outcome)| outcome.failed.is_some() && !outcome.late;
     if !launched.outcomes.iter().all(broken) {
         return Ok(());
     }
-    let reason = launched.outcomes.iter().find_map(|outcome| outcome.failed.clone()).unwrap_or_default();
+    let reason = launched.outcomes.iter().find_map(|(_, outcome)| outcome.failed.clone()).unwrap_or_default();
     Err(StormError::NothingStarts { arm: arm.to_string(), reason })
 }
 

@@ -41,6 +41,16 @@ pub struct Launched {
     pub there: Instant,
     /// How long it waited for admission before.
     pub waited: Duration,
+    /// When its turn came, of a launcher that is given more at once than it starts at a time: it was due then.
+    pub turn: Option<Instant>,
+}
+
+impl Launched {
+    /// There since then, without having waited for anything.
+    #[must_use]
+    pub fn at(there: Instant) -> Self {
+        Self { there, waited: Duration::ZERO, turn: None }
+    }
 }
 
 /// Why a container is not there: one line, the causes in it.

@@ -13,6 +13,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::harness::Pace;
+
 use crate::arm::Arm;
 
 /// Version of the format. A reader refuses newer ones.
@@ -58,6 +60,15 @@ pub struct Run {
     pub repeat: u32,
     /// A launch that takes longer has failed.
     pub timeout_ms: f64,
+    /// When containers were due.
+    #[serde(default)]
+    pub pace: Pace,
+    /// Containers were kept so long before they were removed.
+    #[serde(default)]
+    pub hold_ms: f64,
+    /// What containers ran; empty: what the image says, or nothing at all.
+    #[serde(default)]
+    pub program: Vec<String>,
     /// The machine.
     pub host: Host,
 }
@@ -114,6 +125,9 @@ pub struct Launch {
     /// Why it failed; none if it started in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// It failed by taking too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 /// One round of one arm.
@@ -131,9 +145,11 @@ pub struct Round {
     pub mount_ops: MountOps,
     /// Most mounts in the table of the namespace the launcher works in.
     pub mount_table_peak: usize,
-    /// Time to read the whole mount table, once each reading.
-    pub health_ms: Vec<f64>,
-    /// Time to look up a path, as `[microseconds, how often]` by rising time: a histogram whose bins are at most 5 % wide.
+    /// Readings of the whole mount table that began while containers were launched: how long each took, and for how many
+    /// milliseconds of the launches it stands, until the next one began.
+    pub health_ms: Vec<(f64, f64)>,
+    /// Lookups of a path meanwhile, as `[microseconds it took, microseconds of the launches it stands for]` by rising time:
+    /// a histogram whose bins are at most a 32nd wide.
     pub path_walk_us: Vec<(f64, u64)>,
     /// Re-reading at every change of the table.
     pub watcher: Watcher,
@@ -205,6 +221,7 @@ mod tests {
             launch_ms: 12.25,
             waited_ms: 0.0,
             failed: Some("timeout".into()),
+            late: true,
         };
         let text = serde_json::to_string(&Line::Launch(launch.clone())).unwrap();
         assert!(text.starts_with(r#"{"kind":"launch","arm":1,"#), "{text}");

@@ -15,7 +15,7 @@ use crate::arm::{LauncherKind, UserNs};
 use crate::record::Line;
 use crate::stats::{Interval, Quantiles};
 
-mod build;
+pub(crate) mod build;
 pub(crate) mod gather;
 pub(crate) mod notes;
 mod read;
@@ -128,9 +128,9 @@ pub struct Health {
     /// How long they took.
     #[serde(flatten)]
     pub quantiles: Quantiles,
-    /// Share that took more than a second.
+    /// Share of the launches' time in which they took more than a second.
     pub over_1s: f64,
-    /// Share that took more than 30 seconds, where health checks give up.
+    /// The same of 30 seconds, where health checks give up.
     pub over_30s: f64,
     /// How many there were.
     pub readings: u64,
@@ -211,6 +211,14 @@ pub enum SummaryError {
     TwoRuns {
         /// Where, counted from 1.
         line: usize,
+    },
+    /// More than anybody compares.
+    #[error("the storm compares {arms} arms, and more than {most} are not read")]
+    TooManyArms {
+        /// Theirs.
+        arms: usize,
+        /// What is read.
+        most: usize,
     },
     /// A run without arms.
     #[error("the storm compares no arms")]

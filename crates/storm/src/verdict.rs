@@ -8,11 +8,13 @@
 //!
 //! | finding | when |
 //! |---|---|
-//! | `stalls` | with the one at least 1 % of launches fail, or 1 % of readings of the mount table take over a second, and with the other not |
+//! | `stalls` | with the one at least 1 % of launches come too late, or for 1 % of the time reading the mount table takes over a second, in more rounds than one, and with the other not |
 //! | `slows` | no such thing, but a round takes at least 1.5 x as long, interval above 1 |
 //! | `harmless` | the whole interval is below 1.1 x |
 //! | `unclear` | anything else |
 //! | `one_way` | there are no two arms that one program starts to hold against each other |
+//!
+//! Where containers are due at a given rate, a round takes as long as that says, and the launches' medians are compared.
 //!
 //! Slow is not the same as contended: per-layer mounts are work even for one container alone. Contention is what grows
 //! with the number at once, so a sweep of `--concurrency` is needed to see it: a burst that takes at least 1.1 x as long
@@ -23,9 +25,10 @@ use std::cmp::Reverse;
 use serde::Serialize;
 
 use crate::arm::{Arm, LauncherKind, UserNs};
-use crate::compare::{failed, walls};
-use crate::record::Line;
+use crate::compare::failed;
+use crate::record::{Launch, Line};
 use crate::stats::{Quantiles, Ratio, median};
+use crate::summary::build::{health_of, over};
 use crate::summary::gather::{Measured, Storm, gather};
 use crate::summary::{SummaryError, show};
 
@@ -35,8 +38,10 @@ use plywood_engine::mechanism::Mechanism;
 #[cfg(test)]
 mod tests;
 
-/// Share of launches that fail, or of readings over a second, that is a stall.
+/// Share of launches that are too late, or of the time in which readings take over a second, that is a stall.
 const STALLS: f64 = 0.01;
+/// In milliseconds.
+const SECOND: f64 = 1000.0;
 /// As much longer is slow.
 const SLOWS: f64 = 1.5;
 /// As much longer is nothing.
@@ -175,7 +180,7 @@ fn one_way(storm: &Storm<'_>) -> Verdict {
     let what = match measured.first() {
         None => "no round was finished".to_owned(),
         Some(arm) => {
-            let wall = median(&walls(arm)).map_or_else(|| show::NOTHING.to_owned(), show::ms);
+            let wall = median(&arm.times()).map_or_else(|| show::NOTHING.to_owned(), show::ms);
             let more = if measured.len() > 1 { ", the first of several arms that mount alike," } else { "" };
             let failing = failed(arm);
             let failing = if failing > 0.0 {
@@ -210,7 +215,7 @@ fn to_find_out(storm: &Storm<'_>) -> &'static str {
 
 /// Two arms that differ in who starts the containers, too: a ratio, and no judgement on mounting.
 fn other_programs(most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
-    let ratio = Ratio::of(&walls(most), &walls(least));
+    let ratio = Ratio::of(&most.times(), &least.times());
     Verdict {
         finding: Finding::OneWay,
         sentence: format!(
@@ -226,15 +231,16 @@ fn other_programs(most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
 
 /// How long both take, and how many times as long the one.
 fn took(most: &Measured<'_>, least: &Measured<'_>, ratio: Option<&Ratio>) -> String {
-    let wall = |arm: &Measured<'_>| median(&walls(arm)).map_or_else(|| show::NOTHING.to_owned(), show::ms);
+    let wall = |arm: &Measured<'_>| median(&arm.times()).map_or_else(|| show::NOTHING.to_owned(), show::ms);
     let times = ratio.map_or_else(|| show::NOTHING.to_owned(), |ratio| show::times(ratio.value));
     let range = ratio
         .and_then(|ratio| ratio.interval)
         .map(|i| format!(" ({})", show::interval(&i, show::times)))
         .unwrap_or_default();
+    let (what, takes) =
+        if most.paced { (format!("each of {}", load(most.arm)), "takes") } else { (load(most.arm), "take") };
     format!(
-        "{} take {} by `{}` and {} by `{}`, {times}{range}",
-        load(most.arm),
+        "{what} {takes} {} by `{}` and {} by `{}`, {times}{range}",
         wall(most),
         way(most.arm),
         wall(least),
@@ -243,7 +249,7 @@ fn took(most: &Measured<'_>, least: &Measured<'_>, ratio: Option<&Ratio>) -> Str
 }
 
 fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
-    let ratio = Ratio::of(&walls(most), &walls(least));
+    let ratio = Ratio::of(&most.times(), &least.times());
     let interval = ratio.and_then(|ratio| ratio.interval);
     let above = interval.is_some_and(|i| i.lo > 1.0);
     let finding = match ratio {
@@ -274,6 +280,7 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
     let mut details = Vec::new();
     details.extend(operations(most, least));
     details.extend(bystanders(most, least));
+    details.extend([most, least].into_iter().filter_map(broken));
     details.push(at_once(storm, most, least));
     if stalls(most) && stalls(least) {
         details.push(format!(
@@ -298,27 +305,68 @@ fn capital(words: &str) -> String {
     letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
 }
 
+/// A share of the launches, and of the readings of the mount table, weighed by the time they stand for.
+struct Stalls {
+    late: f64,
+    slow: f64,
+}
+
+/// How much stalls, as far as it is more than one event: a single round of several is chance, named elsewhere.
+fn stalling(arm: &Measured<'_>) -> Stalls {
+    let more_than_one = |shares: &[f64]| {
+        let rounds = shares.iter().filter(|share| **share > 0.0).count();
+        rounds >= arm.rounds.len().min(2)
+    };
+    let late: Vec<f64> =
+        arm.rounds.iter().map(|(_, launches)| late_share(launches.iter().copied())).collect();
+    let slow: Vec<f64> = arm
+        .rounds
+        .iter()
+        .map(|(round, _)| over(&health_of(round).collect::<Vec<_>>(), SECOND).unwrap_or(0.0))
+        .collect();
+    let readings: Vec<(f64, u64)> = arm.rounds.iter().flat_map(|(round, _)| health_of(round)).collect();
+    Stalls {
+        late: if more_than_one(&late) { late_share(arm.launches()) } else { 0.0 },
+        slow: if more_than_one(&slow) { over(&readings, SECOND).unwrap_or(0.0) } else { 0.0 },
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a share")]
-fn over_a_second(arm: &Measured<'_>) -> f64 {
-    let readings = || arm.rounds.iter().flat_map(|(round, _)| &round.health_ms);
-    readings().filter(|ms| **ms > 1000.0).count() as f64 / readings().count().max(1) as f64
+fn late_share<'a>(launches: impl Iterator<Item = &'a Launch>) -> f64 {
+    let (late, all) =
+        launches.fold((0, 0), |(late, all), launch| (late + u64::from(launch.late), all + 1_u64));
+    late as f64 / all.max(1) as f64
 }
 
 fn stalls(arm: &Measured<'_>) -> bool {
-    failed(arm) >= STALLS || over_a_second(arm) >= STALLS
+    let Stalls { late, slow } = stalling(arm);
+    late >= STALLS || slow >= STALLS
 }
 
 /// What is past its bound.
 fn stalled(arm: &Measured<'_>) -> String {
-    let (failed, slow) = (failed(arm), over_a_second(arm));
-    let launches = format!("{} of launches fail", show::percent(failed));
-    let readings = format!("{} of readings of the mount table take over a second", show::percent(slow));
-    let what = match (failed >= STALLS, slow >= STALLS) {
+    let Stalls { late, slow } = stalling(arm);
+    let launches = format!("{} of launches come too late", show::percent(late));
+    let readings =
+        format!("for {} of the time reading the mount table takes over a second", show::percent(slow));
+    let what = match (late >= STALLS, slow >= STALLS) {
         (true, false) => launches,
         (false, true) => readings,
         _ => format!("{launches} and {readings}"),
     };
     format!("by `{}` {what}", way(arm.arm))
+}
+
+/// Launches that failed for another reason than time say nothing of mounting.
+fn broken(arm: &Measured<'_>) -> Option<String> {
+    let other = failed(arm) - late_share(arm.launches());
+    (other > 0.0).then(|| {
+        format!(
+            "By `{}` {} of launches fail for reasons other than time.",
+            way(arm.arm),
+            show::percent(other)
+        )
+    })
 }
 
 /// Mounts attached a container, in any namespace and the host's.
@@ -348,8 +396,8 @@ fn operations(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
 
 fn bystanders(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
     let health = |arm: &Measured<'_>| {
-        let readings: Vec<f64> = arm.rounds.iter().flat_map(|(round, _)| &round.health_ms).copied().collect();
-        Quantiles::of(&readings).map(|q| show::ms(q.p99))
+        let readings: Vec<(f64, u64)> = arm.rounds.iter().flat_map(|(round, _)| health_of(round)).collect();
+        Quantiles::weighted(&readings).map(|q| show::ms(q.p99))
     };
     let walk = |arm: &Measured<'_>| {
         let bins: Vec<(f64, u64)> =
@@ -371,11 +419,11 @@ fn at_once(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Stri
     let best = |this: &Measured<'_>| {
         let alike = |arm: &Arm| Arm { concurrency: this.arm.concurrency, ..arm.clone() } == *this.arm;
         let fewer = storm.arms.iter().filter(|a| a.arm.concurrency < this.arm.concurrency && alike(a.arm));
-        let wall = |arm: &&Measured<'_>| median(&walls(arm));
+        let wall = |arm: &&Measured<'_>| median(&arm.times());
         let fastest = fewer
             .filter(|a| wall(a).is_some())
             .min_by(|a, b| wall(a).unwrap_or(f64::INFINITY).total_cmp(&wall(b).unwrap_or(f64::INFINITY)))?;
-        Some((fastest.arm.concurrency, Ratio::of(&walls(this), &walls(fastest))?))
+        Some((fastest.arm.concurrency, Ratio::of(&this.times(), &fastest.times())?))
     };
     let said = |this: &Measured<'_>| {
         let (fewer, ratio) = best(this)?;

@@ -118,6 +118,9 @@ fn storm(
         arms: arms.clone(),
         repeat: settings.repeat,
         timeout_ms: settings.timeout.as_secs_f64() * 1000.0,
+        pace: settings.pace,
+        hold_ms: settings.hold.as_secs_f64() * 1000.0,
+        program: args.command.clone(),
         host,
     };
     output.begin(context, &run)?;

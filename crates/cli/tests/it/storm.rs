@@ -87,6 +87,51 @@ fn root_each_mechanism_mounts_what_it_says() {
     });
 }
 
+/// One attach a container, in a namespace of its own, and not one more. Others on this machine mount as well, so it is the
+/// calmest of many short rounds that tells.
+#[test]
+fn root_the_default_attaches_once_a_container() {
+    in_bed(|bed| {
+        let raw = bed.path("raw.jsonl");
+        let size = ["--containers", "4", "--repeat", "40", "--generate", "layers=5,files=20,size=10"];
+        bed.arms(&[&["--mechanism", "detached", "--raw", text(&raw)][..], &size].concat());
+        let lines = lines_of(&fs::read_to_string(&raw).unwrap());
+        let attached = lines.iter().filter(|line| line["kind"] == "round").map(|round| {
+            assert_eq!(round["mount_ops"]["host_attach"], 0, "{round}");
+            round["mount_ops"]["attach"].as_u64().unwrap()
+        });
+        assert_eq!(attached.min(), Some(4));
+    });
+}
+
+/// What cannot be written costs no figures, and what a file says does nothing to a terminal.
+#[test]
+fn root_figures_are_shown_whatever_becomes_of_the_page() {
+    in_bed(|bed| {
+        let raw = bed.path("raw.jsonl");
+        bed.ok(&[&["storm", "--raw", text(&raw)], &QUICK[..]].concat());
+        let done = bed.plywood(&["storm", "--show", text(&raw), "--html", "/dev/full"]).check(1);
+        assert!(done.stdout.contains("host's mount table"), "{}", done.stdout);
+        assert!(done.stderr.contains("writing the report to /dev/full"), "{}", done.stderr);
+        // A pipe has nothing to be emptied of.
+        let page = bed.ok(&["storm", "--show", text(&raw), "--json", "--html", "/dev/stdout"]);
+        assert!(page.contains("<html"), "{page}");
+        let same = bed.plywood(&[&["storm", "--raw", text(&raw), "--html", text(&raw)], &QUICK[..]].concat());
+        assert!(same.check(2).stderr.contains("one would overwrite the other"));
+        assert!(!lines_of(&fs::read_to_string(&raw).unwrap()).is_empty());
+
+        let hostile = fs::read_to_string(&raw).unwrap().replace(
+            "\"mechanism\":\"per-layer\",\"lower\":\"layers\",\"snapshotter\":null",
+            "\"mechanism\":null,\"lower\":null,\"snapshotter\":\"\\u001b]0;taken\\u0007\"",
+        );
+        fs::write(&raw, hostile).unwrap();
+        let shown = bed.ok(&["storm", "--show", text(&raw)]);
+        assert!(shown.contains("taken") && !shown.contains('\u{1b}'), "{shown:?}");
+        let compared = bed.ok(&["storm", "--compare", text(&raw), text(&raw)]);
+        assert!(compared.contains("taken") && !compared.contains('\u{1b}'), "{compared:?}");
+    });
+}
+
 #[test]
 fn root_the_incident_is_what_a_storm_is_about() {
     in_bed(|bed| {
@@ -272,7 +317,7 @@ fn root_launches_that_are_too_late_have_failed() {
         let arm = &arms(&done)[0];
         assert_eq!(arm["failed"], 4, "{arm}");
         let reason = arm["failures"][0]["reason"].as_str().unwrap();
-        assert!(reason.starts_with("timeout: there after"), "{reason}");
+        assert!(reason.ends_with("only after the timeout"), "{reason}");
         bed.nothing_left();
     });
 }

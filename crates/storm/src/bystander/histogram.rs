@@ -22,10 +22,11 @@ impl Histogram {
         Self(vec![0; BINS])
     }
 
-    pub(super) fn add(&mut self, time: Duration) {
+    /// Adds it so many times.
+    pub(super) fn add(&mut self, time: Duration, times: u64) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         if let Some(count) = self.0.get_mut(bin(ns)) {
-            *count += 1;
+            *count += times;
         }
     }
 
@@ -74,7 +75,7 @@ mod tests {
     fn times_come_out_rising_with_their_counts() {
         let mut histogram = Histogram::new();
         for us in [1500, 3, 3, 40] {
-            histogram.add(Duration::from_micros(us));
+            histogram.add(Duration::from_micros(us), 1);
         }
         let bins = histogram.bins_us();
         assert_eq!(bins.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 1, 1]);

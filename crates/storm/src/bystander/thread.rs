@@ -25,7 +25,7 @@ pub(super) struct Running<T> {
     thread: Option<JoinHandle<Result<(T, Duration), SyscallError>>>,
 }
 
-/// An event that stays once it has happened.
+/// An event that stays once it has happened: the time to stop, or to begin.
 #[derive(Debug, Clone)]
 pub(super) struct Stop(Arc<OwnedFd>);
 
@@ -109,15 +109,22 @@ impl<T> Drop for Running<T> {
 }
 
 impl Stop {
-    fn new() -> Result<Self, SyscallError> {
+    pub(super) fn new() -> Result<Self, SyscallError> {
         rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map(|fd| Self(Arc::new(fd)))
             .map_err(|errno| SyscallError::new("eventfd2(0, EFD_CLOEXEC|EFD_NONBLOCK)", errno))
     }
 
-    fn set(&self) {
+    pub(super) fn set(&self) {
         // Refused only (EAGAIN) after 2^64 - 1 of them: it is set then.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Waits for `begin`; true if it is time to stop before that.
+    pub(super) fn comes_before(&self, begin: &Stop) -> Result<bool, SyscallError> {
+        let mut events = [PollFd::new(begin, PollFlags::IN), PollFd::new(self, PollFlags::IN)];
+        while poll(&mut events, None)? == 0 {}
+        Ok(!events[0].revents().contains(PollFlags::IN))
     }
 
     /// Rests for so long; true at once when it is time to stop.

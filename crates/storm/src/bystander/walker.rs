@@ -12,17 +12,17 @@ use plywood_kernel::SyscallError;
 use rustix::io::Errno;
 
 use super::histogram::Histogram;
-use super::thread::{self, Lap, Place, Running};
+use super::thread::{self, Lap, Place, Running, Stop};
 
 /// Lookups in a row. More would make fewer wake-ups of the same number of lookups, and see fewer moments.
-const BURST: u32 = 16;
+const BURST: usize = 16;
 /// 0.7 % of one CPU.
 const REST: u32 = 150;
 /// Not more often than timers are exact.
 const AT_LEAST: Duration = Duration::from_millis(1);
 
-/// Finds how long lookups take.
-pub(super) fn start(place: &Place, path: &Path) -> Result<Running<Histogram>, SyscallError> {
+/// Finds how long lookups take; each counts for the microseconds until the next ones, or until the launches are over.
+pub(super) fn start(place: &Place, path: &Path, begin: Stop) -> Result<Running<Histogram>, SyscallError> {
     let refused = |errno| SyscallError::new(format!("newfstatat(AT_FDCWD, {path:?}, 0)"), errno);
     if !path.is_absolute() {
         return Err(refused(Errno::INVAL));
@@ -33,16 +33,24 @@ pub(super) fn start(place: &Place, path: &Path) -> Result<Running<Histogram>, Sy
         Err(errno) => Err(SyscallError::new(format!("newfstatat(AT_FDCWD, {path:?}, 0)"), errno)),
     };
     let prepare = move || look_up().map(|()| look_up);
-    thread::run("plywood-walker", place, prepare, |look_up, stop| {
+    thread::run("plywood-walker", place, prepare, move |look_up, stop| {
         let mut times = Histogram::new();
+        if stop.comes_before(&begin)? {
+            return Ok(times);
+        }
         let mut lap = Lap::start();
         loop {
-            for _ in 0..BURST {
+            let begin = Instant::now();
+            let mut burst = [Duration::ZERO; BURST];
+            for took in &mut burst {
                 let begin = Instant::now();
                 look_up()?;
-                times.add(begin.elapsed());
+                *took = begin.elapsed();
             }
-            if stop.wait(lap.rest(REST, AT_LEAST))? {
+            let over = stop.wait(lap.rest(REST, AT_LEAST))?;
+            let each = begin.elapsed().as_micros() as u64 / BURST as u64;
+            burst.iter().for_each(|took| times.add(*took, each.max(1)));
+            if over {
                 return Ok(times);
             }
         }

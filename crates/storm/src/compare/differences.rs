@@ -27,6 +27,8 @@ pub(super) fn of(before: &Run, after: &Run) -> Vec<String> {
     differ("virtualisation", known(&one.virtualised), known(&other.virtualised));
     differ("the file system", one.filesystem.clone(), other.filesystem.clone());
     differ("where launching threads run", known(&one.pinned), known(&other.pinned));
+    differ("how long containers were held", show::ms(before.hold_ms), show::ms(after.hold_ms));
+    differ("what containers ran", before.program.join(" "), after.program.join(" "));
     differ("plywood", before.plywood.clone(), after.plywood.clone());
     differ("the image", before.image.clone(), after.image.clone());
     differ("the time a launch may take", show::ms(before.timeout_ms), show::ms(after.timeout_ms));

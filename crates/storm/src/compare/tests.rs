@@ -3,6 +3,7 @@
 use plywood_engine::mechanism::Mechanism;
 
 use super::*;
+use crate::harness::Pace;
 use crate::record::Line;
 use crate::summary::tests::{arm, storm};
 
@@ -53,6 +54,38 @@ fn failing_more_is_slower() {
     assert_eq!(compare_runs(&failing, &one(1.0, 10), THRESHOLD).unwrap().verdict, Outcome::Same);
 }
 
+/// A gate must not let pass what was not measured.
+#[test]
+fn what_was_not_measured_does_not_pass() {
+    let exit = |after: &[Line]| {
+        let comparison = compare_runs(&one(1.0, 10), after, THRESHOLD).unwrap();
+        (comparison.missing, comparison.exit_status())
+    };
+    assert_eq!(exit(&one(1.0, 10)), (false, 0));
+    let mut cut = one(1.0, 10);
+    cut.pop();
+    assert_eq!(exit(&cut), (true, 1));
+    let without: Vec<Line> =
+        one(1.0, 10).into_iter().filter(|line| !matches!(line, Line::Round(_))).collect();
+    assert_eq!(exit(&without), (true, 1));
+    let both =
+        storm(vec![arm(Mechanism::Detached, 1, 20), arm(Mechanism::Copy, 1, 20)], 10, |_, round| wall(round));
+    assert_eq!(compare_runs(&both, &one(1.0, 10), THRESHOLD).unwrap().exit_status(), 1);
+    assert_eq!(compare_runs(&one(1.0, 10), &both, THRESHOLD).unwrap().exit_status(), 0);
+}
+
+#[test]
+fn a_burst_and_a_rate_do_not_compare() {
+    let mut paced = one(1.0, 10);
+    if let Line::Run(run) = &mut paced[0] {
+        run.pace = Pace { burst: Some(5), rate: Some(20.0) };
+    }
+    let error = compare_runs(&one(1.0, 10), &paced, THRESHOLD).unwrap_err().to_string();
+    assert!(error.ends_with("in the first all at once, in the second bursts of 5, 20 a second"), "{error}");
+    // Between themselves their launches decide.
+    assert_eq!(compare_runs(&paced, &paced, THRESHOLD).unwrap().verdict, Outcome::Same);
+}
+
 #[test]
 fn a_comparison_says_what_it_cannot_know() {
     let mut other =
@@ -76,6 +109,7 @@ fn a_comparison_says_what_it_cannot_know() {
     note: the second run did not finish: it was cut off
     note: the second run is of a busy machine: the load average was 3.0 on 2 CPUs before anything was started
     Slower: 1 of 1 arm.
+    The second run lacks something: what it did not measure is not passed.
     ");
 }
 

@@ -1,14 +1,17 @@
 //! When containers are due.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 /// How often a thread that waits looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// When containers are due. The default is all at once.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Pace {
     /// So many at the same moment; all of a round by default. Without a rate, the next burst is due when the one before
     /// has started or failed.
@@ -22,6 +25,18 @@ impl Pace {
     pub fn burst_of(&self, containers: usize) -> usize {
         let usual = if self.rate.is_some() { 1 } else { containers };
         self.burst.unwrap_or(usual).clamp(1, containers.max(1))
+    }
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let burst = |f: &mut fmt::Formatter<'_>, count| write!(f, "bursts of {count}");
+        match (self.burst, self.rate) {
+            (None, None) => f.write_str("all at once"),
+            (Some(count), None) => burst(f, count),
+            (None, Some(rate)) => write!(f, "{rate} a second"),
+            (Some(count), Some(rate)) => burst(f, count).and_then(|()| write!(f, ", {rate} a second")),
+        }
     }
 }
 

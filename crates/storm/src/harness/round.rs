@@ -14,11 +14,17 @@ use plywood_kernel::{SyscallError, affinity};
 use super::pace::Moments;
 use super::{Storm, StormError};
 use crate::arm::Arm;
+use crate::bystander::Bystanders;
 use crate::launcher::{LaunchFailure, Launched, Launcher};
 use crate::threads::{self, ThreadsError};
 
 /// How often requests to stop and hanging launches are looked for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Of launches that were too late; how late, their time says.
+const LATE: &str = "it was there only after the timeout";
+/// Of launches that are not waited for any longer.
+const HANGS: &str = "its launch has not returned";
 
 /// What became of one container.
 #[derive(Debug, Clone)]
@@ -47,19 +53,20 @@ pub(super) enum Finish {
     Stuck(usize),
 }
 
-/// All launches of a round. `outcomes` is complete if it finished with [`Finish::All`].
+/// All launches of a round.
 #[derive(Debug)]
 pub(super) struct Launches {
     pub(super) start: Instant,
-    pub(super) outcomes: Vec<Outcome>,
+    /// By container. Of a round that hangs, without those that were not begun.
+    pub(super) outcomes: Vec<(usize, Outcome)>,
     pub(super) finish: Finish,
 }
 
 impl Launches {
     /// From the first container due to the last there or failed.
     pub(super) fn wall(&self) -> Duration {
-        let first = self.outcomes.iter().map(|outcome| outcome.due).min();
-        let last = self.outcomes.iter().map(|outcome| outcome.ended).max();
+        let first = self.outcomes.iter().map(|(_, outcome)| outcome.due).min();
+        let last = self.outcomes.iter().map(|(_, outcome)| outcome.ended).max();
         match (first, last) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
@@ -71,7 +78,7 @@ impl Launches {
 #[derive(Debug, Clone)]
 enum Place {
     Waiting,
-    Begun(Instant),
+    Begun { due: Instant, at: Instant },
     Ended(Outcome),
 }
 
@@ -106,6 +113,7 @@ pub(super) fn launches(
     storm: &Storm,
     arm: &Arm,
     launcher: &Arc<dyn Launcher>,
+    bystanders: Option<&Bystanders>,
     cancel: &AtomicBool,
 ) -> Result<Launches, StormError> {
     let threads = storm.threads(arm, &**launcher);
@@ -131,7 +139,13 @@ pub(super) fn launches(
         }
     }
     let start = shared.open(threads).map_err(ThreadsError::from)?;
+    if let Some(bystanders) = bystanders {
+        bystanders.begin();
+    }
     let finish = shared.wait(storm.grace, cancel);
+    if let Some(bystanders) = bystanders {
+        bystanders.launched();
+    }
     if finish == Finish::All {
         for handle in spawned {
             if handle.join().is_err() {
@@ -153,7 +167,7 @@ impl Shared {
                     break;
                 }
                 let Some(due) = self.moments.due(container, start) else { break };
-                *lock(&self.places[container]) = Place::Begun(due);
+                *lock(&self.places[container]) = Place::Begun { due, at: Instant::now() };
                 let launched = std::panic::catch_unwind(AssertUnwindSafe(|| self.launcher.launch(container)))
                     .unwrap_or_else(|_| Err(LaunchFailure::new("the launcher panicked")));
                 *lock(&self.places[container]) = Place::Ended(self.outcome(due, launched));
@@ -169,10 +183,11 @@ impl Shared {
 
     fn outcome(&self, due: Instant, launched: Result<Launched, LaunchFailure>) -> Outcome {
         match launched {
-            Ok(Launched { there, waited }) => {
+            Ok(Launched { there, waited, turn }) => {
+                let due = turn.map_or(due, |turn| turn.max(due));
                 let took = there.saturating_duration_since(due);
                 let late = took > self.timeout;
-                let failed = late.then(|| format!("timeout: there after {:.1} s", took.as_secs_f64()));
+                let failed = late.then(|| LATE.to_owned());
                 Outcome { due, ended: there, waited, failed, late }
             }
             Err(failure) => Outcome {
@@ -250,20 +265,28 @@ impl Shared {
     /// How many launches are not waited for any longer.
     fn hanging(&self, cancelled: Option<Instant>, grace: Duration) -> usize {
         let now = Instant::now();
-        let given_up = |due: Instant| match cancelled {
+        // Not since it was due, which of a given rate may be long ago.
+        let given_up = |begun: Instant| match cancelled {
             Some(since) => now > since + grace,
-            None => now > due + self.timeout + grace,
+            None => now > begun + self.timeout + grace,
         };
-        let hangs = |place: &Mutex<Place>| matches!(*lock(place), Place::Begun(due) if given_up(due));
+        let hangs = |place: &Mutex<Place>| matches!(*lock(place), Place::Begun { at, .. } if given_up(at));
         self.places.iter().filter(|place| hangs(place)).count()
     }
 
-    fn outcomes(&self) -> Vec<Outcome> {
+    fn outcomes(&self) -> Vec<(usize, Outcome)> {
         let ended = |place: &Mutex<Place>| match &*lock(place) {
             Place::Ended(outcome) => Some(outcome.clone()),
-            Place::Waiting | Place::Begun(_) => None,
+            Place::Begun { due, .. } => Some(Outcome {
+                due: *due,
+                ended: Instant::now(),
+                waited: Duration::ZERO,
+                failed: Some(HANGS.to_owned()),
+                late: true,
+            }),
+            Place::Waiting => None,
         };
-        self.places.iter().filter_map(ended).collect()
+        self.places.iter().enumerate().filter_map(|(at, place)| Some((at, ended(place)?))).collect()
     }
 }
 

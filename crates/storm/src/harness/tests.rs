@@ -17,6 +17,8 @@ struct Fake {
     slow: BTreeSet<usize>,
     slower_by: Duration,
     fails: bool,
+    /// The first half of each launch is waiting for its turn.
+    queues: bool,
     refuses_to_prepare: bool,
     inside: AtomicUsize,
     most: AtomicUsize,
@@ -44,13 +46,15 @@ impl Launcher for Fake {
     fn launch(&self, container: usize) -> Result<Launched, LaunchFailure> {
         self.most.fetch_max(self.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         self.cpus.lock().unwrap().insert(plywood_kernel::affinity::current_cpu());
+        let begun = Instant::now();
         let more = if self.slow.contains(&container) { self.slower_by } else { Duration::ZERO };
         std::thread::sleep(self.takes + more);
         self.inside.fetch_sub(1, Ordering::SeqCst);
         if self.fails {
             return Err(LaunchFailure::new("on purpose"));
         }
-        Ok(Launched { there: Instant::now(), waited: Duration::ZERO })
+        let there = Instant::now();
+        Ok(Launched { turn: self.queues.then(|| begun + (there - begun) / 2), ..Launched::at(there) })
     }
 
     fn remove(&self) -> Result<(), LauncherError> {
@@ -216,8 +220,8 @@ fn a_launch_past_its_timeout_has_failed_and_the_others_have_not() {
     let kept = ran(&storm, &[Arc::new(fake)]);
     let launches = kept.launches(0, 0);
     let failed: Vec<_> = launches.iter().map(|launch| launch.failed.as_deref()).collect();
-    assert_eq!(failed, [None, None, Some("timeout: there after 0.2 s"), None]);
-    assert!(launches[2].launch_ms >= 150.0, "how late it was is kept");
+    assert_eq!(failed, [None, None, Some("it was there only after the timeout"), None]);
+    assert!(launches[2].launch_ms >= 150.0 && launches[2].late, "how late it was is kept");
 }
 
 #[test]
@@ -232,6 +236,33 @@ fn a_launch_that_never_returns_ends_the_storm_and_not_the_patience() {
     assert!(matches!(ended, Err(StormError::Stuck { count: 1, .. })), "{ended:?}");
     assert!(!kept.end().complete && kept.end().reason.as_ref().unwrap().contains("1 launches of"));
     assert_eq!(*fake.calls.lock().unwrap(), ["prepare", "remove", "close"]);
+    // What is known of the round is told, the hanging launch as one that failed.
+    let launches = kept.launches(0, 0);
+    let failed: Vec<_> = launches.iter().map(|launch| (launch.failed.is_some(), launch.late)).collect();
+    assert_eq!(failed, [(false, false), (false, false), (true, true), (false, false)]);
+    assert_eq!(kept.rounds().len(), 1);
+}
+
+/// At a rate that cannot be kept launches are due long before they begin: that is late, and nothing hangs.
+#[test]
+fn a_rate_that_is_too_much_is_no_hanging() {
+    let mut storm = storm(vec![arm(30, 1)], 0);
+    storm.pace = Pace { burst: None, rate: Some(100_000.0) };
+    storm.timeout = Duration::from_millis(100);
+    storm.grace = Duration::from_millis(200);
+    let kept = ran(&storm, &[Arc::new(Fake::of(20))]);
+    let late = kept.launches(0, 0).iter().filter(|launch| launch.late).count();
+    assert!((20..30).contains(&late), "{late}");
+}
+
+/// A launcher that starts fewer at a time than it is given says when each one's turn came.
+#[test]
+fn a_container_is_due_when_its_turn_comes() {
+    let fake = Arc::new(Fake { queues: true, ..Fake::of(40) });
+    let kept = ran(&storm(vec![arm(2, 2)], 0), &[fake]);
+    for launch in kept.launches(0, 0) {
+        assert!(launch.due_ms >= 20.0 && launch.launch_ms < 40.0, "{launch:?}");
+    }
 }
 
 #[test]

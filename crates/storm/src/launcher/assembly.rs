@@ -164,7 +164,7 @@ impl Launcher for Assembly {
         } else {
             *state = State::Running(running);
         }
-        Ok(Launched { there, waited })
+        Ok(Launched { there, waited, turn: None })
     }
 
     fn remove(&self) -> Result<(), LauncherError> {

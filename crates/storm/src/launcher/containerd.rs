@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use plywood_containerd::{Client, Image, Mounting, NAMESPACE, Session, Task};
 use plywood_kernel::idmap::IdMap;
@@ -194,7 +194,7 @@ impl Launcher for Containerd {
         let round = self.running.round();
         let (started, there) = self.start(container)?;
         match self.running.add(round, started) {
-            Ok(()) => Ok(Launched { there, waited: Duration::ZERO }),
+            Ok(()) => Ok(Launched::at(there)),
             // The round was given up while it started.
             Err(late) => {
                 self.take_back(late).map_err(|error| LaunchFailure::of(&error))?;

@@ -120,7 +120,7 @@ impl Launcher for Cri {
         pod.start(&self.image.name, &self.command).map_err(|error| LaunchFailure::of(&error))?;
         let there = Instant::now();
         match self.running.add(round, pod) {
-            Ok(()) => Ok(Launched { there, waited: Duration::ZERO }),
+            Ok(()) => Ok(Launched::at(there)),
             // The round was given up while it started; dropping removes it.
             Err(_) => Err(LaunchFailure::new("there after its round had ended")),
         }

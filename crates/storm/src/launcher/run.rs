@@ -7,7 +7,8 @@
 //! ```
 //! A container is there when its command runs. The report says how long after its submission that was
 //! (`containers[].launch_ms`) and when the submission was (`submitted_ms`, from the command's start); what the command
-//! took beyond its own account (to be started, and to end) is added to all, so that nothing is left out.
+//! took beyond its own account (to be started, and to end) is added to all, so that nothing is left out. Where fewer start
+//! at a time than are submitted, the report says how long each waited for its turn (`containers[].waited_ms`).
 //!
 //! Asked to stop, it interrupts its commands, which take back what they have begun.
 //!
@@ -78,7 +79,7 @@ enum Burst {
 #[derive(Debug)]
 struct Reported {
     /// In the order of launching: since when it is there, or why it is not.
-    containers: Vec<Result<Instant, String>>,
+    containers: Vec<Result<Launched, String>>,
     ids: Vec<String>,
 }
 
@@ -94,6 +95,7 @@ struct Report {
 struct Entry {
     id: String,
     launch_ms: Option<f64>,
+    waited_ms: Option<f64>,
     error: Option<String>,
 }
 
@@ -115,7 +117,7 @@ impl Launcher for Run {
         let burst = (*reported).as_ref().map_err(Clone::clone)?;
         let place = self.lock().round.map_or(0, |round| container % round.burst);
         match burst.containers.get(place) {
-            Some(Ok(there)) => Ok(Launched { there: *there, waited: Duration::ZERO }),
+            Some(Ok(launched)) => Ok(*launched),
             Some(Err(why)) => Err(LaunchFailure::new(why.clone())),
             None => Err(LaunchFailure::new("the command's report does not name it")),
         }
@@ -210,7 +212,7 @@ impl Run {
         let output = child.wait_with_output();
         let elapsed = begun.elapsed();
         self.lock().running.retain(|(other, _)| *other != number);
-        read(&output.map_err(failed)?, begun, elapsed)
+        read(&output.map_err(failed)?, begun, elapsed, self.config.concurrency)
     }
 
     fn command(&self, count: usize) -> Command {
@@ -241,14 +243,25 @@ impl Run {
     }
 }
 
-fn read(output: &Output, begun: Instant, elapsed: Duration) -> Result<Reported, LaunchFailure> {
+/// The first `at_once` are due with their burst, as they begin with it; each of the others when its turn comes, which is
+/// when one of those before it is there.
+fn read(
+    output: &Output,
+    begun: Instant,
+    elapsed: Duration,
+    at_once: usize,
+) -> Result<Reported, LaunchFailure> {
     let Ok(report) = serde_json::from_slice::<Report>(&output.stdout) else {
         return Err(LaunchFailure::new(format!("`plywood run` failed: {}", said(output))));
     };
     let ms = |ms: f64| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default();
     let unaccounted = elapsed.saturating_sub(ms(report.wall_ms));
-    let containers = report.containers.iter().map(|one| match one.launch_ms {
-        Some(launch_ms) => Ok(begun + unaccounted + ms(report.submitted_ms + launch_ms)),
+    let submitted = begun + unaccounted + ms(report.submitted_ms);
+    let containers = report.containers.iter().enumerate().map(|(place, one)| match one.launch_ms {
+        Some(launch_ms) => Ok(Launched {
+            turn: one.waited_ms.filter(|_| place >= at_once).map(|waited| submitted + ms(waited)),
+            ..Launched::at(submitted + ms(launch_ms))
+        }),
         None => Err(one.error.clone().unwrap_or_else(|| "it was not started".to_owned())),
     });
     let containers = containers.collect();
@@ -277,20 +290,28 @@ mod tests {
     #[test]
     fn nothing_of_a_launch_is_left_out() {
         let report = r#"{"wall_ms": 90.0, "submitted_ms": 20.0, "new": 1, "containers": [
-            {"id": "a", "launch_ms": 30.5, "error": null}, {"id": "b", "launch_ms": null, "error": "no room"}]}"#;
+            {"id": "a", "launch_ms": 30.5, "waited_ms": 0.1, "error": null},
+            {"id": "b", "launch_ms": null, "waited_ms": null, "error": "no room"},
+            {"id": "c", "launch_ms": 50, "waited_ms": 31, "error": null}]}"#;
         let begun = Instant::now();
-        let read = read(&output(report, "", 1), begun, Duration::from_millis(100)).unwrap();
+        let read = read(&output(report, "", 1), begun, Duration::from_millis(100), 2).unwrap();
         // 10 to be started and to end, 20 until it was submitted, 30.5 from then on.
-        assert_eq!(read.containers[0].as_ref().unwrap().duration_since(begun), Duration::from_micros(60_500));
+        let there = |micros| begun + Duration::from_micros(micros);
+        assert_eq!(read.containers[0], Ok(Launched::at(there(60_500))));
         assert_eq!(read.containers[1], Err("no room".to_owned()));
-        assert_eq!(read.ids, ["a", "b"]);
+        // Its turn came 31 after its submission.
+        assert_eq!(
+            read.containers[2],
+            Ok(Launched { turn: Some(there(61_000)), ..Launched::at(there(80_000)) })
+        );
+        assert_eq!(read.ids, ["a", "b", "c"]);
     }
 
     #[test]
     fn a_command_that_fails_is_quoted() {
         let said = |stdout: &str, stderr: &str| {
             let output = output(stdout, stderr, 1);
-            read(&output, Instant::now(), Duration::ZERO).unwrap_err().to_string()
+            read(&output, Instant::now(), Duration::ZERO, 1).unwrap_err().to_string()
         };
         let error =
             said(r#"{"error": {"message": "no"}}"#, "plywood: no such image\n  what to do: pull it\n");

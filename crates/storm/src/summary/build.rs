@@ -129,21 +129,36 @@ fn mount_ops(measured: &Measured<'_>) -> Option<MountOps> {
 }
 
 fn health(measured: &Measured<'_>) -> Option<Health> {
-    let readings: Vec<f64> = measured
-        .rounds
-        .iter()
-        .flat_map(|(round, _)| &round.health_ms)
-        .copied()
-        .filter(|v| believable(*v))
-        .collect();
-    let all = readings.len() as u64;
-    let over = |ms: f64| share(readings.iter().filter(|v| **v > ms).count() as u64, all);
+    let readings: Vec<(f64, u64)> = measured.rounds.iter().flat_map(|(round, _)| health_of(round)).collect();
+    let over = |ms: f64| over(&readings, ms);
     Some(Health {
-        quantiles: Quantiles::of(&readings)?.map(rounded),
+        quantiles: Quantiles::weighted(&readings)?.map(rounded),
         over_1s: over(1000.0)?,
         over_30s: over(30_000.0)?,
-        readings: all,
+        readings: readings.len() as u64,
     })
+}
+
+/// How long each reading of a round took, in ms, and for how many microseconds it stands.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "believable times are neither large nor negative"
+)]
+pub(crate) fn health_of(round: &Round) -> impl Iterator<Item = (f64, u64)> {
+    let readings = round.health_ms.iter().filter(|(took, stands)| believable(*took) && believable(*stands));
+    readings.map(|(took, stands)| (*took, ((stands * 1000.0) as u64).max(1)))
+}
+
+/// The share of the launches' time in which a reading took longer.
+pub(crate) fn over(readings: &[(f64, u64)], ms: f64) -> Option<f64> {
+    let sum = |of: &dyn Fn(f64) -> bool| {
+        readings
+            .iter()
+            .filter(|(took, _)| of(*took))
+            .fold(0_u64, |sum, (_, stands)| sum.saturating_add(*stands))
+    };
+    share(sum(&|took| took > ms), sum(&|_| true))
 }
 
 fn path_walk(measured: &Measured<'_>) -> Option<Quantiles> {

@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use super::SummaryError;
 use crate::arm::Arm;
 use crate::record::{Launch, Line, Round, Run, VERSION};
+use crate::stats::Quantiles;
 
 /// Nothing takes longer than thirty years.
 const LONGEST: f64 = 1e12;
+
+/// Arms are held against each other, pair by pair.
+const MOST_ARMS: usize = 1000;
 
 /// A storm, in order.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct Storm<'a> {
 #[derive(Debug)]
 pub(crate) struct Measured<'a> {
     pub(crate) arm: &'a Arm,
+    /// Containers were due at a given rate, so how long a round takes says nothing of them.
+    pub(crate) paced: bool,
     /// Finished rounds that count, in the order they were run, with their launches.
     pub(crate) rounds: Vec<(&'a Round, Vec<&'a Launch>)>,
     /// Lines and values left out.
@@ -34,6 +40,17 @@ impl Measured<'_> {
     /// One value a round.
     pub(crate) fn each(&self, value: impl Fn(&Round) -> f64) -> Vec<f64> {
         self.rounds.iter().map(|(round, _)| value(round)).collect()
+    }
+
+    /// What arms are judged by, one value a round: how long it took until all were there, or, where a rate says how long
+    /// that is, the median of its launches.
+    pub(crate) fn times(&self) -> Vec<f64> {
+        if self.paced { self.launch_medians() } else { self.each(|round| round.wall_ms) }
+    }
+
+    /// Of each round in which a launch was in time.
+    pub(crate) fn launch_medians(&self) -> Vec<f64> {
+        self.started().iter().filter_map(|times| Quantiles::of(times)).map(|q| q.p50).collect()
     }
 
     pub(crate) fn launches(&self) -> impl Iterator<Item = &Launch> {
@@ -68,9 +85,13 @@ pub(crate) fn gather(lines: &[Line]) -> Result<Storm<'_>, SummaryError> {
     if run.arms.is_empty() {
         return Err(SummaryError::NoArms);
     }
+    if run.arms.len() > MOST_ARMS {
+        return Err(SummaryError::TooManyArms { arms: run.arms.len(), most: MOST_ARMS });
+    }
+    let paced = run.pace.rate.is_some();
     let mut storm = Storm {
         run,
-        arms: run.arms.iter().map(|arm| Measured { arm, rounds: Vec::new(), left_out: 0 }).collect(),
+        arms: run.arms.iter().map(|arm| Measured { arm, paced, rounds: Vec::new(), left_out: 0 }).collect(),
         partial: Some("it was cut off".to_owned()),
         left_out: 0,
     };

@@ -143,7 +143,7 @@ fn others(storm: &Storm<'_>, measured: &Measured<'_>) -> Option<f64> {
 fn overlaps(storm: &Storm<'_>, position: usize) -> Vec<String> {
     let this = &storm.arms[position];
     let load = |arm: &Arm| (arm.layers, arm.containers, arm.concurrency);
-    let walls = this.each(|round| round.wall_ms);
+    let times = this.times();
     let others = storm
         .arms
         .iter()
@@ -151,7 +151,7 @@ fn overlaps(storm: &Storm<'_>, position: usize) -> Vec<String> {
         .filter(|(at, other)| *at != position && load(other.arm) == load(this.arm));
     others
         .filter_map(|(_, other)| {
-            let ratio = Ratio::of(&walls, &other.each(|round| round.wall_ms))?;
+            let ratio = Ratio::of(&times, &other.times())?;
             let interval = ratio.interval.filter(|interval| interval.contains(1.0))?;
             Some(format!(
                 "not told from `{}` by these rounds: {} its wall time, {}",
@@ -166,7 +166,7 @@ fn overlaps(storm: &Storm<'_>, position: usize) -> Vec<String> {
 /// Values in rounds that count which no clock can have shown.
 fn impossible(measured: &Measured<'_>) -> u64 {
     let of_round = |round: &crate::record::Round| {
-        let health = round.health_ms.iter().filter(|v| !believable(**v)).count();
+        let health = round.health_ms.iter().filter(|(v, of)| !believable(*v) || !believable(*of)).count();
         let walks = round.path_walk_us.iter().filter(|(v, _)| !believable(*v)).count();
         let watcher = [round.watcher.cpu_ms, round.watcher.lag_max_ms];
         let cpu = [round.machine_cpu_ms, round.storm_cpu_ms, round.measuring_cpu_ms];

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::arm::{Arm, UserNs};
+use crate::harness::Pace;
 use crate::record::{End, Host, Launch, MountOps as Counted, Round, Run, VERSION, Watcher as Watching};
 
 pub(crate) fn arm(mechanism: Mechanism, passes: u32, concurrency: usize) -> Arm {
@@ -35,6 +36,9 @@ pub(crate) fn run(arms: Vec<Arm>, repeat: u32) -> Run {
         arms,
         repeat,
         timeout_ms: 30_000.0,
+        pace: Pace::default(),
+        hold_ms: 0.0,
+        program: Vec::new(),
         host: Host { kernel: "6.18.0".into(), cpu_model: "A CPU".into(), cpus: 2, ..Host::default() },
     }
 }
@@ -54,6 +58,7 @@ pub(crate) fn storm(arms: Vec<Arm>, repeat: u32, wall: impl Fn(usize, u32) -> f6
                     launch_ms: wall_ms * (0.1 + container as f64 / 1000.0),
                     waited_ms: 0.0,
                     failed: None,
+                    late: false,
                 }));
             }
             lines.push(Line::Round(Box::new(round(position, number, wall_ms))));
@@ -77,7 +82,7 @@ pub(crate) fn round(arm: usize, round: u32, wall_ms: f64) -> Round {
             exact: true,
         },
         mount_table_peak: 31 + round as usize,
-        health_ms: vec![1.0, 2.0, 1500.0, 31_000.0],
+        health_ms: vec![(1.0, 10.0), (2.0, 10.0), (1500.0, 30.0), (31_000.0, 50.0)],
         path_walk_us: vec![(1.0, 90), (5.0, 9), (200.0, 1)],
         watcher: Watching { cpu_ms: 3.0, wakeups: 12, lag_max_ms: 4.0 + f64::from(round) },
         machine_cpu_ms: wall_ms * 2.0,
@@ -111,7 +116,12 @@ fn one_line_an_arm() {
     assert!(p50.contains(launch.p50), "{p50:?} {launch:?}");
     assert!((launch.max - 104.0 * 0.119).abs() < 0.01);
     let health = summary.health_ms.unwrap();
-    assert_eq!((health.over_1s, health.over_30s, health.readings), (0.5, 0.25, 28));
+    assert_eq!((health.over_1s, health.over_30s, health.readings), (0.8, 0.5, 28));
+    assert_eq!(
+        (health.quantiles.p50, health.quantiles.p90),
+        (1500.0, 31_000.0),
+        "weighed by what they stand for"
+    );
     let walk = summary.path_walk_us.unwrap();
     assert_eq!((walk.p50, walk.p90, walk.p99, walk.max), (1.0, 1.0, 5.0, 200.0));
     assert_eq!(summary.mount_table_peak, Some(38));
@@ -292,7 +302,7 @@ fn impossible_values_are_left_out_and_counted() {
                 at += 1;
             }
             Line::Round(round) if round.round == 1 => {
-                round.health_ms = vec![f64::NAN, -5.0, 7.0];
+                round.health_ms = vec![(f64::NAN, 1.0), (-5.0, 1.0), (7.0, 1.0)];
                 round.path_walk_us = vec![(f64::INFINITY, 3), (1.0, u64::MAX)];
                 round.mount_ops.attach = Some(u64::MAX);
             }
@@ -335,7 +345,7 @@ proptest! {
             let mut round = round(0, at as u32 + 1, wall.abs());
             round.mount_table_peak = counts.1;
             round.machine_cpu_ms = *wall;
-            round.health_ms = walls.clone();
+            round.health_ms = walls.iter().zip(walls.iter().rev()).map(|(a, b)| (*a, *b)).collect();
             round.path_walk_us = walls.iter().map(|v| (*v, counts.0)).collect();
             lines.push(Line::Round(Box::new(round)));
         }

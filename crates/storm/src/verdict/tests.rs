@@ -1,6 +1,7 @@
 //! Storms made up to be judged.
 
 use super::*;
+use crate::harness::Pace;
 use crate::summary::tests::{arm, storm};
 
 /// Rounds that differ by a few percent, and steady bystanders.
@@ -8,7 +9,7 @@ fn calm(arms: Vec<Arm>, wall: impl Fn(usize) -> f64) -> Vec<Line> {
     let mut lines = storm(arms, 10, |arm, round| wall(arm) * (1.0 + 0.01 * f64::from(round * 7 % 5)));
     for line in &mut lines {
         if let Line::Round(round) = line {
-            round.health_ms = vec![1.0; 10];
+            round.health_ms = vec![(1.0, 10.0); 10];
         }
     }
     lines
@@ -42,12 +43,13 @@ fn failures_of_one_alone_are_a_stall() {
                 && launch.container == 0
             {
                 launch.failed = Some("took longer than 30 s".into());
+                launch.late = true;
             }
         }
         verdict(&lines).unwrap()
     };
     assert_eq!(failing(&[0]).finding, Finding::Stalls);
-    assert!(failing(&[0]).sentence.contains("5.0 % of launches fail"), "{}", failing(&[0]).sentence);
+    assert!(failing(&[0]).sentence.contains("5.0 % of launches come too late"), "{}", failing(&[0]).sentence);
     let both = failing(&[0, 1]);
     assert_eq!(both.finding, Finding::Slows);
     assert!(both.details.iter().any(|d| d.starts_with("Both stall")));
@@ -60,10 +62,56 @@ fn slow_readings_of_one_alone_are_a_stall() {
         if let Line::Round(round) = line
             && round.arm == 0
         {
-            round.health_ms[3] = 2500.0;
+            round.health_ms[3] = (2500.0, 2500.0);
         }
     }
-    assert_eq!(verdict(&lines).unwrap().finding, Finding::Stalls);
+    let judged = verdict(&lines).unwrap();
+    assert_eq!(judged.finding, Finding::Stalls);
+    assert!(
+        judged.sentence.contains("for 97 % of the time reading the mount table takes"),
+        "{}",
+        judged.sentence
+    );
+}
+
+/// One event is chance, and what fails for other reasons than time is not mounting's.
+#[test]
+fn one_event_is_no_stall_and_neither_is_what_fails_at_once() {
+    let mut lines = calm(pair(), |_| 100.0);
+    for line in &mut lines {
+        match line {
+            Line::Round(round) if (round.arm, round.round) == (0, 4) => round.health_ms[3] = (1001.0, 1001.0),
+            Line::Launch(launch) if launch.arm == 0 && launch.container < 2 => {
+                launch.failed = Some("fork: Resource temporarily unavailable".into());
+            }
+            _ => {}
+        }
+    }
+    let judged = verdict(&lines).unwrap();
+    assert_eq!(judged.finding, Finding::Harmless);
+    let said = "By `assembly per-layer over layers x 2` 10 % of launches fail for reasons other than time.";
+    assert!(judged.details.iter().any(|detail| detail == said), "{:?}", judged.details);
+}
+
+/// However long launches take, a round at a given rate takes as long as the rate says.
+#[test]
+fn what_is_due_at_a_rate_is_judged_by_its_launches() {
+    let mut lines = calm(pair(), |_| 5000.0);
+    for line in &mut lines {
+        match line {
+            Line::Run(run) => run.pace = Pace { burst: None, rate: Some(4.0) },
+            Line::Launch(launch) => launch.launch_ms *= [30.0, 10.0][launch.arm],
+            _ => {}
+        }
+    }
+    let judged = verdict(&lines).unwrap();
+    assert_eq!(judged.finding, Finding::Slows);
+    assert!(judged.ratio.is_some_and(|ratio| (2.9..3.1).contains(&ratio)), "{judged:?}");
+    assert!(
+        judged.sentence.contains("each of 20 containers with 50 layers, 20 at once takes"),
+        "{}",
+        judged.sentence
+    );
 }
 
 #[test]

@@ -33,8 +33,10 @@ fn detach(at: &Path, times: usize) {
 /// Fifty mounts appear, stay longer than it takes to look at the table, and go.
 fn fifty(config: &Config, attach: impl Fn(), detach: impl Fn()) -> Observed {
     let bystanders = Bystanders::start(config).unwrap();
+    bystanders.begin();
     attach();
     std::thread::sleep(Duration::from_millis(60));
+    bystanders.launched();
     detach();
     bystanders.stop().unwrap()
 }
@@ -46,7 +48,10 @@ fn check(observed: &Observed, mounts_before: usize) {
     assert!(ops.attach.unwrap() >= 50 && ops.detach.unwrap() >= 50, "the machine's: {ops:?}");
     assert_eq!(observed.mount_table_peak, mounts_before + MOUNTS);
 
-    assert!(!observed.health_ms.is_empty() && observed.health_ms.iter().all(|ms| *ms > 0.0));
+    assert!(
+        !observed.health_ms.is_empty()
+            && observed.health_ms.iter().all(|(took, stands)| *took > 0.0 && stands >= took)
+    );
     assert!(observed.watcher.wakeups >= 1 && observed.watcher.wakeups <= 100, "{:?}", observed.watcher);
     assert!(observed.watcher.lag_max_ms > 0.0 && observed.watcher.cpu_ms > 0.0, "{:?}", observed.watcher);
     let walks = &observed.path_walk_us;
@@ -159,6 +164,43 @@ fn root_a_path_that_is_not_there_is_named() {
     }
 }
 
+/// Times are of the launches alone, and of all of them: not of before, when nothing is in the way, nor of after.
+#[test]
+fn root_readings_and_lookups_stand_for_the_time_of_the_launches() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::new(None, deep(dir.path()));
+    let pause = || std::thread::sleep(Duration::from_millis(80));
+    let observe = |launch: &dyn Fn(&Bystanders)| {
+        let bystanders = Bystanders::start(&config).unwrap();
+        pause();
+        launch(&bystanders);
+        pause();
+        bystanders.stop().unwrap()
+    };
+    let nothing = observe(&|_| ());
+    assert_eq!((nothing.health_ms, nothing.path_walk_us), (Vec::new(), Vec::new()));
+
+    let elapsed = std::cell::Cell::new(Duration::ZERO);
+    let observed = observe(&|bystanders| {
+        let begin = Instant::now();
+        bystanders.begin();
+        pause();
+        bystanders.launched();
+        elapsed.set(begin.elapsed());
+    });
+    // The last reading may end later than the launches, and the first begin later.
+    let health: f64 = observed.health_ms.iter().map(|(_, stands)| stands).sum();
+    let walks = observed.path_walk_us.iter().map(|(_, us)| *us as f64 / 1e3).sum::<f64>();
+    for stands in [health, walks] {
+        assert!(
+            stands > 20.0 && stands < elapsed.get().as_secs_f64() * 1e3 + 70.0,
+            "{stands} of {elapsed:?}"
+        );
+    }
+    assert!(observed.health_ms.len() >= 2, "{:?}", observed.health_ms);
+}
+
 /// However long the table, what measures rests in proportion. The last rest of each thread is cut short.
 #[test]
 fn root_measuring_stays_cheap_when_the_table_is_long() {
@@ -173,6 +215,7 @@ fn root_measuring_stays_cheap_when_the_table_is_long() {
         let config = Config::new(None, &walk);
         let begin = Instant::now();
         let bystanders = Bystanders::start(&config).unwrap();
+        bystanders.begin();
         while begin.elapsed() < Duration::from_secs(3) {
             attach(&at, 1);
             detach(&at, 1);
@@ -183,7 +226,7 @@ fn root_measuring_stays_cheap_when_the_table_is_long() {
             "{:.1} ms of {wall_ms:.0}; {} health checks of {:.1} ms, {:?}, {} walks, {} operations",
             observed.measuring_cpu_ms,
             observed.health_ms.len(),
-            observed.health_ms[0],
+            observed.health_ms[0].0,
             observed.watcher,
             observed.path_walk_us.iter().map(|(_, count)| count).sum::<u64>(),
             observed.mount_ops.host_attach,

@@ -44,6 +44,8 @@ struct Entry {
     uid_range: RangeRecord,
     gid_range: RangeRecord,
     launch_ms: Option<f64>,
+    /// Of this, waiting for its turn: only so many start at a time.
+    waited_ms: Option<f64>,
     exit_code: Option<i32>,
     error: Option<String>,
     /// The error is on standard error already, in the runtime's own words.
@@ -74,6 +76,10 @@ impl Report {
                     uid_range: member.lease.uid.into(),
                     gid_range: member.lease.gid.into(),
                     launch_ms: outcome.started.get(id).map(|timing| output::ms(timing.total())),
+                    waited_ms: outcome
+                        .started
+                        .get(id)
+                        .map(|timing| output::ms(timing.total().saturating_sub(timing.launch()))),
                     exit_code: outcome.exited.get(id).copied().or(failed.map(|error| error.exit_code())),
                     error: failed.map(|error| crate::remedy::chain(error)),
                     said: !crew.keep && matches!(failed, Some(LaunchError::Runtime(_))),

@@ -14,6 +14,7 @@ use plywood_engine::runtime;
 use plywood_node::{CpuSet, Topology};
 use plywood_store::Store;
 use plywood_storm::admission::{self, Admission};
+use plywood_storm::harness::Seats;
 use plywood_storm::image::StormImage;
 use plywood_storm::launcher::assembly::{self, Ground, GroundConfig};
 use plywood_storm::launcher::containerd::{self, Source};
@@ -232,7 +233,12 @@ fn lowers(
 
 fn admission(place: &Place<'_>, arm: &Arm) -> anyhow::Result<Admission> {
     let Some(width) = arm.admission else { return Ok(Admission::unbounded()) };
-    let cpus = if arm.one_cache { admission::one_cache(place.machine)? } else { CpuSet::EMPTY };
+    // Where they are confined, those that are admitted do the work.
+    let cpus = match &place.settings.seats {
+        _ if arm.one_cache => admission::one_cache(place.machine)?,
+        Seats::On(cpus) => cpus.clone(),
+        Seats::Anywhere | Seats::InTurns(_) => CpuSet::EMPTY,
+    };
     Ok(Admission::bounded(width, &cpus)?)
 }
 

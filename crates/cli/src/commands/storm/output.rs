@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -15,6 +16,7 @@ use plywood_storm::verdict::verdict;
 use crate::args::Storm;
 use crate::context::Context;
 use crate::output;
+use crate::remedy::Usage;
 
 /// Keeps the lines, and shows how far a storm is.
 #[derive(Debug)]
@@ -37,6 +39,14 @@ impl Output {
             Some(path) => Some((path.clone(), writable(path, "the report")?)),
             None => None,
         };
+        if let (Some(raw), Some((path, html))) = (&raw, &html)
+            && is_same(raw, html)?
+        {
+            let path = path.display();
+            return Err(
+                Usage(format!("--raw and --html both name {path}: one would overwrite the other")).into()
+            );
+        }
         Ok(Self {
             lines: Vec::new(),
             raw: raw.map(BufWriter::new),
@@ -53,7 +63,7 @@ impl Output {
     pub fn begin(&mut self, context: &Context, run: &Run) -> anyhow::Result<()> {
         // Not earlier: a storm that is refused leaves the samples of the one before.
         if let Some(raw) = &self.raw {
-            raw.get_ref().set_len(0).context("emptying the file of samples")?;
+            emptied(raw.get_ref()).context("emptying the file of samples")?;
         }
         let rounds = run.arms.len() as u64 * (u64::from(run.repeat) + 1);
         self.bar = context.progress.count("rounds", rounds);
@@ -90,16 +100,17 @@ impl Output {
     pub fn finish(mut self, context: &Context) -> anyhow::Result<bool> {
         self.bar.finish_and_clear();
         let summaries = summarise(&self.lines)?;
-        if let Some((path, file)) = &mut self.html {
-            let page = report::render(&self.lines)?;
-            file.set_len(0)
-                .and_then(|()| file.write_all(page.as_bytes()))
-                .with_context(|| format!("writing the report to {}", path.display()))?;
-        }
+        // First: a page that cannot be written must not cost the figures.
         if context.json {
             summaries.iter().try_for_each(output::json)?;
         } else {
-            output::text_out(&text(&self.lines, &summaries)?)?;
+            output::foreign_text_out(&text(&self.lines, &summaries)?)?;
+        }
+        if let Some((path, file)) = &mut self.html {
+            let page = report::render(&self.lines)?;
+            emptied(file)
+                .and_then(|()| file.write_all(page.as_bytes()))
+                .with_context(|| format!("writing the report to {}", path.display()))?;
         }
         Ok(summaries.iter().any(|summary| summary.failed > 0))
     }
@@ -127,6 +138,16 @@ fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
         .truncate(false)
         .open(path)
         .with_context(|| format!("writing {what} to {}", path.display()))
+}
+
+/// Pipes and terminals have nothing to be emptied of.
+fn emptied(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
+}
+
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok(one.is_file() && (one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// A row an arm, without the columns in which all arms are alike; then what they say.

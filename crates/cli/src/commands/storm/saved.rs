@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use plywood_storm::compare::{Outcome, THRESHOLD, compare_runs};
+use plywood_storm::compare::{THRESHOLD, compare_runs};
 use plywood_storm::record::Line;
 use plywood_storm::summary;
 
@@ -16,17 +16,19 @@ use super::output::Output;
 
 /// Compares them, arm by arm.
 pub fn compare(context: &Context, before: &Path, after: &Path) -> anyhow::Result<ExitCode> {
+    context.cancel.end_at_once();
     let comparison = compare_runs(&read(before)?, &read(after)?, THRESHOLD)?;
     if context.json {
         output::json(&comparison)?;
     } else {
-        output::text_out(&format!("{comparison}\n"))?;
+        output::foreign_text_out(&comparison.to_string())?;
     }
-    Ok(if comparison.verdict == Outcome::Slower { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(ExitCode::from(comparison.exit_status()))
 }
 
 /// Shows one as its storm did.
 pub fn show(context: &Context, args: &Storm, path: &Path) -> anyhow::Result<ExitCode> {
+    context.cancel.end_at_once();
     let lines = read(path)?;
     let mut output = Output::open(args)?;
     lines.into_iter().for_each(|line| output.keep(line));

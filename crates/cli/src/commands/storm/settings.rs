@@ -7,6 +7,7 @@ use plywood_engine::capabilities::Capabilities;
 use plywood_engine::mechanism::Mechanism;
 use plywood_node::{CpuSet, Topology, placement};
 use plywood_storm::Arm;
+use plywood_storm::admission::Width;
 use plywood_storm::harness::{Pace, Seats, Storm as Harness, StormError};
 use plywood_storm::image::generate::Parameters;
 use plywood_storm::sweep::{Sweep, SweepError};
@@ -37,9 +38,12 @@ pub struct Settings {
     pub pinned: Option<String>,
     /// The incident against whatever is best here.
     incident: bool,
-    seats: Seats,
-    pace: Pace,
-    hold: Duration,
+    /// CPUs of launching threads.
+    pub seats: Seats,
+    /// When containers are due.
+    pub pace: Pace,
+    /// Containers are kept so long.
+    pub hold: Duration,
 }
 
 impl Settings {
@@ -73,6 +77,15 @@ impl Settings {
             concurrency: args.concurrency.clone(),
             admission,
         };
+        if args.numa && sweep.admission.iter().any(|width| *width != Width::All) {
+            let why = "threads that are admitted keep to no NUMA node";
+            return Err(Usage(format!("--numa does not go with --admission: {why}")).into());
+        }
+        if args.pin.is_some() && sweep.admission.iter().any(|width| width.on_one_cache()) {
+            return Err(
+                Usage("--pin does not go with --admission llc, which names CPUs itself".to_owned()).into()
+            );
+        }
         if args.timeout.is_zero() {
             return Err(Usage("--timeout must be longer than nothing".to_owned()).into());
         }

@@ -4,6 +4,7 @@ use plywood_engine::lower::LowerSource;
 use plywood_engine::mechanism::Mechanism;
 use plywood_node::lockbench::{LockKind, Matrix, Point, Quantiles, Share};
 use plywood_storm::arm::{Arm, LauncherKind, UserNs};
+use plywood_storm::harness::Pace;
 use plywood_storm::record::{End, Host, Launch, Line, MountOps, Round, Run, VERSION, Watcher};
 
 const CONTAINERS: usize = 100;
@@ -93,6 +94,7 @@ fn round(position: usize, number: u32, arm: &Arm, random: &mut Random, lines: &m
             due_ms,
             launch_ms,
             waited_ms: 0.0,
+            late: failed.is_some(),
             failed,
         }));
     }
@@ -110,7 +112,7 @@ fn round(position: usize, number: u32, arm: &Arm, random: &mut Random, lines: &m
             exact: true,
         },
         mount_table_peak: 34 + (host_ops * arm.concurrency as u64 / 3) as usize,
-        health_ms: (0..40).map(|_| 0.4 + busy * 2.0 * random.around(0.8)).collect(),
+        health_ms: (0..40).map(|_| (0.4 + busy * 2.0 * random.around(0.8), 100.0)).collect(),
         path_walk_us: (0..30_i32)
             .map(|bin| {
                 let us = 0.8 * 1.5_f64.powi(bin / 2);
@@ -199,6 +201,9 @@ pub(super) fn storm() -> Vec<Line> {
         arms: arms.clone(),
         repeat,
         timeout_ms: 560.0,
+        pace: Pace::default(),
+        hold_ms: 0.0,
+        program: Vec::new(),
         host,
     };
     let mut lines = vec![Line::Run(Box::new(run))];
@@ -239,7 +244,9 @@ pub(super) fn hostile() -> Vec<Line> {
             }
             Line::Launch(launch) if launch.container == 7 => launch.failed = Some(HOSTILE.into()),
             Line::Launch(launch) if launch.container == 8 => launch.launch_ms = f64::INFINITY,
-            Line::Round(round) if round.arm == 2 => round.health_ms = vec![1e11, f64::NAN, -1.0],
+            Line::Round(round) if round.arm == 2 => {
+                round.health_ms = vec![(1e11, 1e11), (f64::NAN, 1.0), (-1.0, f64::NAN)]
+            }
             Line::LockPoint(point) => point.placement = HOSTILE.into(),
             _ => {}
         }
