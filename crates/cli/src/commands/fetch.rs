@@ -40,7 +40,7 @@ pub fn pull(
     let mut options = RegistryOptions { plain_http: registry.plain_http, ..RegistryOptions::default() };
     options.tls.extra_ca.extend(registry.tls_ca.clone());
     if let Some(limit) = registry.registry_timeout {
-        options.timeouts = Timeouts { connect: limit, response: limit, idle: limit };
+        options.timeouts = Timeouts { connect: limit, response: limit, idle: limit, ..options.timeouts };
     }
     if let Some(file) = &registry.authfile {
         options.auth = AuthFiles::only(file.clone());

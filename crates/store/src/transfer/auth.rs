@@ -21,6 +21,7 @@ use ureq::http::Uri;
 pub use credentials::{AuthFiles, Credential, CredentialError};
 pub use helper::HelperError;
 
+use super::cancel::Cancel;
 use super::http::{Http, HttpError, Reply, Request};
 use challenge::Challenge;
 
@@ -101,6 +102,9 @@ pub(super) struct Authenticator {
     files: AuthFiles,
     /// Plain HTTP to hosts other than the loopback was asked for.
     plain_http: bool,
+    /// How long a credential helper may take.
+    helper_limit: Duration,
+    stop: Cancel,
     current: Mutex<Option<Grant>>,
     /// Whether credentials were found.
     known: AtomicBool,
@@ -131,13 +135,22 @@ struct TokenAnswer {
 }
 
 impl Authenticator {
-    pub(super) fn new(registry: &str, repository: &str, files: AuthFiles, plain_http: bool) -> Self {
+    pub(super) fn new(
+        registry: &str,
+        repository: &str,
+        files: AuthFiles,
+        plain_http: bool,
+        helper_limit: Duration,
+        stop: &Cancel,
+    ) -> Self {
         let (registry, repository) = (registry.to_owned(), repository.to_owned());
         Self {
             registry,
             repository,
             files,
             plain_http,
+            helper_limit,
+            stop: stop.clone(),
             current: Mutex::new(None),
             known: AtomicBool::new(false),
         }
@@ -156,7 +169,8 @@ impl Authenticator {
 
     /// Answers a `401` that came although `sent` was sent. `None` when nothing better than `sent` can be had.
     ///
-    /// Held locked while the token service is asked, so that parallel downloads ask once.
+    /// Held locked while a helper and the token service are asked, so that parallel downloads ask once. Neither outlasts its
+    /// time limit or `stop`.
     pub(super) fn answer(
         &self,
         http: &Http,
@@ -171,7 +185,7 @@ impl Authenticator {
         }
         let credential = self
             .files
-            .find(&self.registry, &self.repository)
+            .find(&self.registry, &self.repository, self.helper_limit, &self.stop)
             .map_err(|source| AuthError::Credentials { registry: self.registry.clone(), source })?;
         self.known.store(credential.is_some(), Ordering::Relaxed);
         let offered = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
@@ -313,7 +327,9 @@ mod tests {
 
     #[test]
     fn secrets_stay_off_plain_http() {
-        let auth = |plain| Authenticator::new("reg.corp:5000", "a", AuthFiles::none(), plain);
+        let auth = |plain| {
+            Authenticator::new("reg.corp:5000", "a", AuthFiles::none(), plain, MARGIN, &Cancel::new())
+        };
         let cases = [
             ("https://auth.corp/token", true, false, true),
             ("http://auth.corp/token", true, false, false),

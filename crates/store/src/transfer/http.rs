@@ -28,12 +28,14 @@ pub struct Timeouts {
     pub response: Duration,
     /// For a connection on which nothing moves.
     pub idle: Duration,
+    /// For a credential helper to answer.
+    pub helper: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let minute = Duration::from_secs(60);
-        Self { connect: Duration::from_secs(30), response: minute, idle: minute }
+        Self { connect: Duration::from_secs(30), response: minute, idle: minute, helper: minute }
     }
 }
 

@@ -94,7 +94,14 @@ impl Registry {
         Ok(Self {
             base,
             http: Http::new(tls, &options.timeouts, !loopback),
-            auth: Authenticator::new(&name, &repository, options.auth.clone(), options.plain_http),
+            auth: Authenticator::new(
+                &name,
+                &repository,
+                options.auth.clone(),
+                options.plain_http,
+                options.timeouts.helper,
+                cancel,
+            ),
             retry: options.retry.clone(),
             cancel: cancel.clone(),
             name,

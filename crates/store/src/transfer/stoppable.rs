@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -61,11 +61,17 @@ pub(super) fn open(path: &Path, stop: &Cancel) -> io::Result<File> {
 pub(super) struct Patient<'a> {
     file: &'a File,
     stop: &'a Cancel,
+    deadline: Option<Instant>,
 }
 
 impl<'a> Patient<'a> {
     pub(super) fn new(file: &'a File, stop: &'a Cancel) -> Self {
-        Self { file, stop }
+        Self { file, stop, deadline: None }
+    }
+
+    /// Fails with [`io::ErrorKind::TimedOut`] from then on.
+    pub(super) fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
     }
 }
 
@@ -73,6 +79,9 @@ impl Read for Patient<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             check(self.stop)?;
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             // Asked before: standard input may block, and whether it does is not ours to change.
             if !ready(self.file)? {
                 continue;

@@ -28,7 +28,7 @@ fn options() -> RegistryOptions {
         plain_http: false,
         tls: TlsOptions { extra_ca: Vec::new(), certs_dirs: Vec::new() },
         auth: AuthFiles::none(),
-        timeouts: Timeouts { connect: FIVE, response: FIVE, idle: FIVE },
+        timeouts: Timeouts { connect: FIVE, response: FIVE, idle: FIVE, helper: FIVE },
         retry: RetryPolicy { base: Duration::from_millis(5), ..RetryPolicy::default() },
     }
 }
@@ -391,6 +391,58 @@ fn root_basic_authentication() {
 
     let right = auth_file(scratch.path(), &server.host(), "user", "secret");
     fetch(&store, &pins, &request(&server.host(), RegistryOptions { auth: right, ..options() })).unwrap();
+}
+
+/// A helper that waits for a locked key chain held the pull, and Ctrl-C did nothing.
+#[test]
+fn root_a_helper_ends_with_the_pull() {
+    require_root();
+    let server = Server::start(|_| Response::new(401).header("WWW-Authenticate", "Basic realm=\"x\""));
+    let scratch = tempfile::tempdir().unwrap();
+    let started = scratch.path().join("started");
+    // By way of PATH, so in a process of its own.
+    let helper = scratch.path().join("docker-credential-waiting");
+    std::fs::write(&helper, format!("#!/bin/sh\ntouch {}\nexec sleep 60\n", started.display())).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = scratch.path().join("auth.json");
+    std::fs::write(&file, r#"{"credsStore": "waiting"}"#).unwrap();
+    let path = format!("{}:{}", scratch.path().display(), std::env::var("PATH").unwrap());
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "pull::child_that_pulls", "--ignored", "--nocapture"])
+        .envs([("PATH", path.as_str()), ("PLYWOOD_TEST_HOST", &server.host())])
+        .env("REGISTRY_AUTH_FILE", &file)
+        .env("PLYWOOD_TEST_STARTED", &started)
+        .spawn()
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(started.exists());
+}
+
+#[test]
+#[ignore = "a child of root_a_helper_ends_with_the_pull"]
+fn child_that_pulls() {
+    let var = |name| std::env::var(name).unwrap();
+    let (host, started) = (var("PLYWOOD_TEST_HOST"), var("PLYWOOD_TEST_STARTED"));
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let mut options = RegistryOptions { auth: AuthFiles::from_env(), ..options() };
+    options.timeouts.helper = Duration::from_secs(50);
+    let cancel = Cancel::new();
+    let canceller = std::thread::spawn({
+        let cancel = cancel.clone();
+        move || {
+            let start = Instant::now();
+            while !Path::new(&started).exists() && start.elapsed() < Duration::from_secs(30) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            cancel.cancel();
+        }
+    });
+    let start = Instant::now();
+    let result = fetch_image(&store, &pins, &request(&host, options), &|_| {}, &cancel);
+    assert!(matches!(result, Err(FetchError::Cancelled)), "{result:?}");
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    canceller.join().unwrap();
 }
 
 #[test]

@@ -14,12 +14,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use super::helper::{self, HelperError};
+use crate::transfer::Cancel;
 
 /// The host whose credentials docker files keep under the URL of an older protocol.
 const DOCKER_HUB: &str = "docker.io";
@@ -145,17 +147,25 @@ impl AuthFiles {
         Self { optional: optional.into_iter().flatten().collect(), required: None }
     }
 
-    /// The credential for a repository (`library/debian`) of a registry (`docker.io`, `localhost:5000`).
+    /// The credential for a repository (`library/debian`) of a registry (`docker.io`, `localhost:5000`). A helper has
+    /// `limit` to answer, and is ended when `stop` is set.
     ///
     /// # Errors
     /// A file that is there and cannot be read or understood, or a helper that failed.
-    pub fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, CredentialError> {
+    pub fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+        limit: Duration,
+        stop: &Cancel,
+    ) -> Result<Option<Credential>, CredentialError> {
+        let ask = |helper: &str| helper::get(helper, &helper_key(registry), limit, stop);
         let files = self.required.iter().map(|p| (p, true)).chain(self.optional.iter().map(|p| (p, false)));
         for (path, required) in files {
             let Some(text) = read(path, required)? else { continue };
             let file: AuthFile = serde_json::from_slice(&text)
                 .map_err(|source| CredentialError::Syntax { path: path.clone(), source })?;
-            if let Some(found) = find_in(&file, path, registry, repository)? {
+            if let Some(found) = find_in(&file, path, registry, repository, ask)? {
                 tracing::debug!(file = %path.display(), registry, "credential found");
                 return Ok(Some(found));
             }
@@ -198,13 +208,14 @@ fn find_in(
     path: &Path,
     registry: &str,
     repository: &str,
+    ask: impl Fn(&str) -> Result<Option<Credential>, HelperError>,
 ) -> Result<Option<Credential>, CredentialError> {
     let helper_failed =
         |source| CredentialError::Helper { path: path.to_owned(), host: registry.to_owned(), source };
     // A helper named for a host stands above the file's own entries, as in docker and podman.
     let named = file.cred_helpers.iter().find(|(key, _)| key_host(key) == registry).map(|(_, helper)| helper);
     if let Some(helper) = named {
-        return helper::get(helper, &helper_key(registry)).map_err(helper_failed);
+        return ask(helper).map_err(helper_failed);
     }
     for wanted in prefixes(registry, repository) {
         let entry = file.auths.iter().find(|(key, _)| normal_key(key) == wanted);
@@ -217,7 +228,7 @@ fn find_in(
         }
     }
     if !file.creds_store.is_empty() {
-        return helper::get(&file.creds_store, &helper_key(registry)).map_err(helper_failed);
+        return ask(&file.creds_store).map_err(helper_failed);
     }
     Ok(None)
 }

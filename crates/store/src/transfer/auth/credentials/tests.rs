@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use std::time::Duration;
+
 use super::*;
 
 fn password(username: &str, password: &str) -> Credential {
@@ -12,7 +14,7 @@ fn look_up(json: &str, registry: &str, repository: &str) -> Result<Option<Creden
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("auth.json");
     std::fs::write(&path, json).unwrap();
-    AuthFiles::only(path).find(registry, repository)
+    AuthFiles::only(path).find(registry, repository, Duration::from_secs(30), &Cancel::new())
 }
 
 #[test]
@@ -71,7 +73,12 @@ fn damage_names_the_file() {
     let no_colon = format!(r#"{{"auths": {{"a": {{"auth": "{}"}}}}}}"#, BASE64_STANDARD.encode("nocolon"));
     assert!(matches!(look_up(&no_colon, "a", "x"), Err(CredentialError::Entry { .. })));
     assert!(matches!(look_up("{", "a", "x"), Err(CredentialError::Syntax { .. })));
-    let absent = AuthFiles::only("/nonexistent/auth.json".into()).find("a", "x");
+    let absent = AuthFiles::only("/nonexistent/auth.json".into()).find(
+        "a",
+        "x",
+        Duration::from_secs(30),
+        &Cancel::new(),
+    );
     assert!(matches!(absent, Err(CredentialError::Read { .. })));
 }
 
