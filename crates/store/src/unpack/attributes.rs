@@ -7,71 +7,36 @@
 //! mount); every other attribute that cannot be set is an error. One that is too large for the file system is told from
 //! a full disk, though the kernel answers ENOSPC to both.
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use plywood_image::layer::{EntryPath, Meta};
 use plywood_image::tar::Timestamp;
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::error::{OnEntry, UnpackError};
 
 const SELINUX: &str = "security.selinux";
+const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// With more than this free, an attribute of at most 64 KiB was not refused for want of space.
 const FREE_FOR_ATTRIBUTES: u64 = 1 << 20;
 
-/// What a new file of this process looks like before anything is changed: spares needless calls.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Defaults {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) umask: u32,
-}
-
-impl Defaults {
-    pub(super) fn of_this_process() -> Self {
-        Self {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            umask: umask().unwrap_or(0o777),
-        }
-    }
-
-    pub(super) fn owns(self, meta: &Meta) -> bool {
-        (self.uid, self.gid) == (meta.uid, meta.gid)
-    }
-
-    /// Whether `open` or `mknod` with this mode gives exactly this mode.
-    pub(super) fn keeps_mode(self, mode: u32) -> bool {
-        mode & !0o777 == 0 && mode & self.umask == 0
-    }
-}
-
-/// Read, not `umask(2)`: that would change it for other threads meanwhile. None where it cannot be known.
-fn umask() -> Option<u32> {
-    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
-    u32::from_str_radix(line.trim(), 8).ok()
-}
-
-/// Gives an open file or directory all its attributes. `fresh`: just made with `meta.mode` by this process.
-pub(super) fn apply(
-    fd: impl AsFd,
-    path: &EntryPath,
-    meta: &Meta,
-    fresh: Option<Defaults>,
-) -> Result<(), UnpackError> {
+/// Gives an open file or directory all its attributes.
+///
+/// What it has is asked for, not assumed: the group of a new file is that of the process or of the directory, as the mount
+/// (`grpid`) and the directory's set-group-id bit have it, and its mode is cut by the umask or a default ACL. Most files
+/// need no change, and asking is cheaper than changing.
+pub(super) fn apply(fd: impl AsFd, path: &EntryPath, meta: &Meta) -> Result<(), UnpackError> {
     let fd = fd.as_fd();
-    let owned = fresh.is_some_and(|defaults| defaults.owns(meta));
-    if !owned {
+    let needs = Needs::of(&rustix::fs::fstat(fd).on(path, "fstat(fd)")?, meta);
+    if needs.owner {
         rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
             .on(path, format_args!("fchown(fd, {}, {})", meta.uid, meta.gid))?;
     }
-    // chown takes set-user-id and set-group-id away, but those never count as kept.
-    if !fresh.is_some_and(|defaults| defaults.keeps_mode(meta.mode)) {
+    if needs.mode {
         rustix::fs::fchmod(fd, mode(meta.mode)).on(path, format_args!("fchmod(fd, {:04o})", meta.mode))?;
     }
     for (name, value) in &meta.xattrs {
@@ -91,26 +56,26 @@ pub(super) fn apply_at(
     path: &EntryPath,
     meta: &Meta,
     is_link: bool,
-    fresh: Defaults,
 ) -> Result<(), UnpackError> {
     let dir = dir.as_fd();
-    if !fresh.owns(meta) {
+    let has = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    let needs = Needs::of(&has.on(path, format_args!("fstatat(dir, {name:?})"))?, meta);
+    if needs.owner {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .on(path, format_args!("fchownat(dir, {name:?}, {}, {})", meta.uid, meta.gid))?;
     }
     // A symbolic link has no mode. What stands at the name otherwise was made here a moment ago and is no link,
     // and nobody else can enter the directory.
-    if !is_link && !fresh.keeps_mode(meta.mode) {
+    if !is_link && needs.mode {
         rustix::fs::chmodat(dir, name, mode(meta.mode), AtFlags::empty())
             .on(path, format_args!("fchmodat(dir, {name:?}, {:04o})", meta.mode))?;
     }
     if !meta.xattrs.is_empty() {
-        let mut node = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
-        node.extend_from_slice(name.as_bytes());
+        let node = proc_path(dir, name);
         for (name, value) in &meta.xattrs {
             let name = OsStr::from_bytes(name);
-            let result = rustix::fs::lsetxattr(OsStr::from_bytes(&node), name, value, XattrFlags::empty());
+            let result = rustix::fs::lsetxattr(&node, name, value, XattrFlags::empty());
             allowed(name, result).map_err(|errno| {
                 refused(dir, path, format!("lsetxattr(path, {name:?}, {} bytes)", value.len()), errno)
             })?;
@@ -118,6 +83,36 @@ pub(super) fn apply_at(
     }
     rustix::fs::utimensat(dir, name, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
         .on(path, format_args!("utimensat(dir, {name:?})"))
+}
+
+/// What is to be changed of a file.
+struct Needs {
+    owner: bool,
+    mode: bool,
+}
+
+impl Needs {
+    fn of(has: &Stat, meta: &Meta) -> Needs {
+        let owner = (has.st_uid, has.st_gid) != (meta.uid, meta.gid);
+        // A change of owner takes set-user-id and set-group-id away.
+        let mode = has.st_mode & 0o7777 != meta.mode || owner && meta.mode & 0o6000 != 0;
+        Needs { owner, mode }
+    }
+}
+
+/// Takes away the access list that a file just made in a directory with a default one has inherited.
+pub(super) fn drop_inherited(dir: impl AsFd, name: &OsStr, path: &EntryPath) -> Result<(), UnpackError> {
+    match rustix::fs::lremovexattr(proc_path(dir.as_fd(), name), ACCESS_LIST) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno).on(path, format_args!("lremovexattr(path, {ACCESS_LIST:?})")),
+    }
+}
+
+/// For calls that take no descriptor. The directory's magic link leads to itself, and the name is not followed.
+fn proc_path(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
+    let mut path = OsString::from(format!("/proc/self/fd/{}/", dir.as_raw_fd()));
+    path.push(name);
+    path
 }
 
 fn allowed(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<()> {

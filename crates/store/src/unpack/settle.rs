@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ use plywood_kernel::copy::CopyError;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::attributes::{self, Defaults};
+use super::attributes;
 use super::dirs::Dirs;
 use super::error::{OnEntry, UnpackError};
 use super::room::{Room, UnpackLimits};
@@ -131,7 +131,7 @@ pub(crate) fn settle(
         }
         settling.counts.owner(meta.uid, meta.gid);
         let fd = settling.dirs.get(path)?;
-        attributes::apply(&fd, path, &meta, None)?;
+        attributes::apply(&fd, path, &meta)?;
     }
     let only_root_implied = marks.implied.iter().all(EntryPath::is_root);
     let by_itself = only_root_implied
@@ -298,7 +298,6 @@ impl Settling<'_> {
         meta: &Meta,
     ) -> Result<(), UnpackError> {
         let name = path.file_name().unwrap_or_default();
-        let defaults = Defaults::of_this_process();
         let mode = attributes::mode(meta.mode & 0o777);
         match found.file_type() {
             FileType::RegularFile => {
@@ -311,20 +310,23 @@ impl Settling<'_> {
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let copy = rustix::fs::openat(dir, name, flags, mode)
                     .on(path, format_args!("openat(dir, {name:?}, O_CREAT|O_EXCL)"))?;
+                // This layer's directories are finished, and one may have a default access list.
+                attributes::drop_inherited(dir, name, path)?;
                 self.copy_contents(&source, &copy, path, u64::try_from(found.stat.st_size).unwrap_or(0))?;
-                attributes::apply(copy.as_fd(), path, meta, Some(defaults))
+                attributes::apply(&copy, path, meta)
             }
             FileType::Symlink => {
                 let target =
                     rustix::fs::readlinkat(&found.fd, "", Vec::new()).on(path, "readlinkat(lower link)")?;
                 rustix::fs::symlinkat(&target, dir, name)
                     .on(path, format_args!("symlinkat({target:?}, dir, {name:?})"))?;
-                attributes::apply_at(dir, name, path, meta, true, defaults)
+                attributes::apply_at(dir, name, path, meta, true)
             }
             file_type => {
                 rustix::fs::mknodat(dir, name, file_type, mode, found.stat.st_rdev)
                     .on(path, format_args!("mknodat(dir, {name:?}, {file_type:?})"))?;
-                attributes::apply_at(dir, name, path, meta, false, defaults)
+                attributes::drop_inherited(dir, name, path)?;
+                attributes::apply_at(dir, name, path, meta, false)
             }
         }
     }

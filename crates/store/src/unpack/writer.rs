@@ -13,7 +13,7 @@ use plywood_image::tar::{Data, Device, Reader, SparseMap};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::attributes::{self, Defaults};
+use super::attributes;
 use super::dirs::Dirs;
 use super::error::{OnEntry, UnpackError};
 use super::memory::Share;
@@ -26,7 +26,6 @@ pub(super) struct Writer<'a> {
     dirs: Dirs<'a>,
     tracker: Tracker,
     links: Vec<LowerLink>,
-    defaults: Defaults,
     counts: Counts,
     share: &'a Share,
     /// Bytes of `links`.
@@ -72,7 +71,6 @@ impl<'a> Writer<'a> {
             dirs: Dirs::new(root),
             tracker: Tracker::new(),
             links: Vec::new(),
-            defaults: Defaults::of_this_process(),
             counts: Counts::default(),
             share,
             link_bytes: 0,
@@ -170,7 +168,7 @@ impl<'a> Writer<'a> {
         }
         // Sparse files may be of any size the file system knows, and there may be many of them.
         self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
-        attributes::apply(&file, path, meta, Some(self.defaults))
+        attributes::apply(&file, path, meta)
     }
 
     fn make_special(&mut self, node: &Node) -> Result<(), UnpackError> {
@@ -192,7 +190,7 @@ impl<'a> Writer<'a> {
             NodeKind::Directory | NodeKind::File { .. } | NodeKind::HardLink { .. } => {}
         }
         let is_link = matches!(kind, NodeKind::Symlink { .. });
-        attributes::apply_at(&dir, name, path, meta, is_link, self.defaults)
+        attributes::apply_at(&dir, name, path, meta, is_link)
     }
 
     fn link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
@@ -243,7 +241,7 @@ impl<'a> Writer<'a> {
         // Not kept until the layers below are known.
         for (path, meta) in std::mem::take(&mut marks.directories) {
             let dir = self.dirs.get(&path)?;
-            attributes::apply(&dir, &path, &meta, None)?;
+            attributes::apply(&dir, &path, &meta)?;
         }
         Ok((marks, self.links, self.counts))
     }

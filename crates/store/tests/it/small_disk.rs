@@ -40,6 +40,40 @@ fn on_small_disks(test: fn(&str, &Store)) {
     });
 }
 
+/// Files were taken for the process's group's; on such a mount they are their directory's.
+#[test]
+fn root_groups_are_the_images_where_directories_give_theirs() {
+    require_root();
+    in_private_mount_ns(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let (disk, file) = (scratch.path().join("disk"), scratch.path().join("ext4"));
+        std::fs::create_dir(&disk).unwrap();
+        let (at, file) = (disk.to_str().unwrap(), file.to_str().unwrap());
+        run("truncate", "coreutils", &["-s", "64M", file]);
+        run("mkfs.ext4", "e2fsprogs", &["-q", "-m", "0", file]);
+        run("mount", "mount", &["-o", "loop,grpid", file, at]);
+        std::os::unix::fs::chown(&disk, None, Some(50)).unwrap();
+        let store = Store::open(&disk.join("root")).unwrap();
+        let pins = store.pins().unwrap();
+        let tar = TarBuilder::new()
+            .file("file", "x")
+            .symlink("link", "file")
+            .fifo("fifo")
+            .dir("dir", 0o755)
+            .file("dir/file", "x")
+            .file("implied/file", "x");
+        let image = import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar.finish())]));
+        let image = image.unwrap_or_else(|e| panic!("{}", chain(&e)));
+        let root = store.layer_path(image.layers[0].id);
+        for path in ["", "file", "link", "fifo", "dir", "dir/file", "implied", "implied/file"] {
+            let found = std::fs::symlink_metadata(root.join(path)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (0, 0), "{path}");
+        }
+        drop((pins, store));
+        run("umount", "mount", &[at]);
+    });
+}
+
 fn zeros(name: &str, mebibytes: usize) -> LayerBlob {
     LayerBlob::zstd(&TarBuilder::new().file(name, vec![0; mebibytes * MIB]).finish())
 }

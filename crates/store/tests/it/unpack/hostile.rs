@@ -207,17 +207,22 @@ fn root_attributes_are_kept_or_refused() {
     assert_untouched(&store);
 }
 
-/// A default ACL or set-group-id bit of the image must not change what is made below it.
-#[test]
-fn root_directories_do_not_rub_off() {
-    require_root();
-    // version 2; user rwx, group rwx, other none.
+/// Version 2; user rwx, group rwx, other none.
+fn access_list() -> Vec<u8> {
     let mut acl = vec![2, 0, 0, 0];
     for (tag, permissions) in [(1u16, 7u16), (4, 7), (32, 0)] {
         acl.extend(tag.to_le_bytes());
         acl.extend(permissions.to_le_bytes());
         acl.extend(u32::MAX.to_le_bytes());
     }
+    acl
+}
+
+/// A default ACL or set-group-id bit of the image must not change what is made below it.
+#[test]
+fn root_directories_do_not_rub_off() {
+    require_root();
+    let acl = access_list();
     let tar = TarBuilder::new()
         .xattr("system.posix_acl_default", &acl)
         .entry(&super::header(b'5', "d", 0o2775, (0, 50), 5), b"")
@@ -236,4 +241,32 @@ fn root_directories_do_not_rub_off() {
     assert_eq!(get("d/file"), (0o644, (0, 0)));
     assert_eq!(get("d/sub"), (0o755, (0, 0)));
     assert!(tree.get("d/sub").unwrap().xattrs.is_empty());
+}
+
+/// What a hard link into a lower layer copies is made in a directory that is finished.
+#[test]
+fn root_directories_do_not_rub_off_on_what_comes_from_below() {
+    require_root();
+    let open = || super::header(b'5', "d", 0o2775, (0, 50), 5);
+    let below = TarBuilder::new()
+        .entry(&super::header(b'5', "d", 0o755, (0, 0), 5), b"")
+        .file("d/file", "x")
+        .symlink("d/link", "file")
+        .fifo("d/fifo");
+    let above = TarBuilder::new()
+        .xattr("system.posix_acl_default", access_list())
+        .entry(&open(), b"")
+        .hard_link("file", "d/file")
+        .hard_link("link", "d/link")
+        .hard_link("fifo", "d/fifo");
+    let layers = [below, above].map(|tar| LayerBlob::gzip(&tar.finish()));
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let image = import(&store, &pins, &Layout::of("a", &layers)).unwrap_or_else(|e| panic!("{}", chain(&e)));
+    let [below, above] = [0, 1].map(|n: usize| Tree::read(&store.layer_path(image.layers[n].id)));
+    assert_eq!(above.get("d").unwrap().owner, (0, 50));
+    for path in ["d/file", "d/link", "d/fifo"] {
+        let (was, is) = (below.get(path).unwrap(), above.get(path).unwrap());
+        assert_eq!((is.mode, is.owner, &is.xattrs), (was.mode, was.owner, &was.xattrs), "{path}");
+    }
 }
