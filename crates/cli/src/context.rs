@@ -65,7 +65,8 @@ impl Context {
     /// If this is not root, or the store cannot be opened.
     pub fn store(&self) -> anyhow::Result<Store> {
         require_root()?;
-        Store::open(&self.root).with_context(|| format!("opening the state root {}", self.root.display()))
+        Store::open_until(&self.root, self.cancel.shared())
+            .with_context(|| format!("opening the state root {}", self.root.display()))
     }
 
     /// Refuses a process that may not mount, before anything is begun.

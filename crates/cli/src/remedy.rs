@@ -128,6 +128,7 @@ pub fn is_disk_full(error: &anyhow::Error) -> bool {
 
 fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<Interrupted>()
+        || plywood_store::error::is_interrupted(cause)
         || matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
         || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))
 }

@@ -7,15 +7,19 @@
 //! newer plywood is refused.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi};
 
 use crate::error::DbError;
 
 mod schema;
+mod wait;
+
+use wait::Wait;
 
 /// How long a writer waits for other processes before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,6 +40,8 @@ pub enum Durability {
 #[derive(Debug)]
 pub struct Db {
     connection: Mutex<Connection>,
+    /// Somebody did not want to wait any longer for other processes.
+    given_up: Arc<AtomicBool>,
 }
 
 /// Why the database cannot be opened.
@@ -66,19 +72,23 @@ pub enum OpenDbError {
 }
 
 impl Db {
-    /// Opens or makes the database at `path` and brings its schema up to date.
+    /// Opens or makes the database at `path` and brings its schema up to date. Other processes that hold it are waited
+    /// for, here and later, until `cancel` is set.
     ///
     /// # Errors
     /// [`OpenDbError`]
-    pub fn open(path: &Path) -> Result<Db, OpenDbError> {
+    pub fn open(path: &Path, cancel: Arc<AtomicBool>) -> Result<Db, OpenDbError> {
         let failed = |error: rusqlite::Error| OpenDbError::Db { path: path.to_owned(), source: error.into() };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        connection.busy_timeout(Duration::ZERO).map_err(failed)?;
+        let mut wait = Wait::new(path, cancel);
+        let given_up = wait.given_up();
+        enter_wal(&connection, &mut wait).map_err(failed)?;
+        connection.busy_handler(Some(move |tries| wait.again(tries))).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(64);
-        enter_wal(&connection).map_err(failed)?;
         connection
             .execute_batch(
                 "PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY;",
@@ -87,8 +97,8 @@ impl Db {
         // The last process to close would write the log back, with two syncs: 100 short commands in a row pay
         // for that, and the log is bounded by the automatic checkpoint anyway.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
-        schema::migrate(&mut connection, path)?;
-        Ok(Db { connection: Mutex::new(connection) })
+        schema::migrate(&mut connection, path, &given_up)?;
+        Ok(Db { connection: Mutex::new(connection), given_up })
     }
 
     /// Runs `f` on the committed state.
@@ -123,7 +133,7 @@ impl Db {
         if durability == Durability::Full {
             connection.execute_batch("PRAGMA synchronous = FULL")?;
         }
-        let result = transact(&mut connection, f);
+        let result = transact(&mut connection, &self.given_up, f);
         if durability == Durability::Full {
             connection.execute_batch("PRAGMA synchronous = NORMAL")?;
         }
@@ -138,30 +148,49 @@ impl Db {
 
 fn transact<T, E: From<rusqlite::Error>>(
     connection: &mut Connection,
+    given_up: &AtomicBool,
     f: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = begin(connection, given_up)?;
     let value = f(&transaction)?;
     transaction.commit()?;
     Ok(value)
 }
 
+/// Begins as the only writer. Here others are waited for; a commit never waits.
+fn begin<'a>(connection: &'a mut Connection, given_up: &AtomicBool) -> rusqlite::Result<Transaction<'a>> {
+    match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+        Ok(transaction) => {
+            given_up.store(false, Ordering::Relaxed);
+            Ok(transaction)
+        }
+        Err(error) => Err(interrupted(error, given_up)),
+    }
+}
+
+/// That a database is busy, as whoever gave up means it.
+fn interrupted(error: rusqlite::Error, given_up: &AtomicBool) -> rusqlite::Error {
+    if is_busy(&error) && given_up.load(Ordering::Relaxed) {
+        return rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None);
+    }
+    error
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
 /// Switching to WAL needs the file exclusively for a moment and does not go through the busy handler, so
 /// processes that make the database together must retry by hand.
-fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
-    let deadline = Instant::now() + BUSY_TIMEOUT;
-    loop {
+fn enter_wal(connection: &Connection, wait: &mut Wait) -> rusqlite::Result<()> {
+    for tries in 0.. {
         match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
-            Ok(_) => return Ok(()),
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(error),
+            Ok(_) => break,
+            Err(error) if is_busy(&error) && wait.again(tries) => {}
+            Err(error) => return Err(interrupted(error, &wait.given_up())),
         }
     }
+    Ok(())
 }
 
 /// A column that holds the text form of `T`.

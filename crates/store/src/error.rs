@@ -14,6 +14,8 @@ use rustix::io::Errno;
 pub enum Kind {
     /// Held by another process for longer than we wait.
     Busy,
+    /// Held by another process when somebody asked us to stop.
+    Interrupted,
     /// No such file or row.
     Missing,
     /// No permission, or a read-only file system.
@@ -84,6 +86,7 @@ impl DbError {
             | rusqlite::Error::IntegralValueOutOfRange(..) => Kind::Damaged,
             error => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
+                Some(ErrorCode::OperationInterrupted) => Kind::Interrupted,
                 Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => Kind::Exhausted,
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Damaged,
                 Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
@@ -105,6 +108,14 @@ impl DbError {
     }
 }
 
+/// Whether an error among the causes of another means that we were asked to stop while another process held the database.
+pub fn is_interrupted(cause: &(dyn std::error::Error + 'static)) -> bool {
+    // Wrappers that speak for what they wrap are not among the causes; this one always is.
+    cause
+        .downcast_ref::<rusqlite::Error>()
+        .is_some_and(|error| error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted))
+}
+
 impl From<rusqlite::Error> for DbError {
     fn from(error: rusqlite::Error) -> Self {
         DbError(error)
@@ -116,6 +127,7 @@ fn advice(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another process has held it for too long; try again when it is done"
         }
+        Some(ErrorCode::OperationInterrupted) => "stopped while another process held it",
         Some(ErrorCode::DiskFull) => "the file system is full; free some space or run `plywood prune`",
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "plywood.db is damaged",
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) => "cannot be opened for writing",

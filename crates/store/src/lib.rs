@@ -93,9 +93,17 @@ impl Store {
     /// # Errors
     /// [`OpenError`]
     pub fn open(root: &Path) -> Result<Store, OpenError> {
+        Store::open_until(root, Arc::default())
+    }
+
+    /// The same; other processes that hold the database are waited for, now and later, only until `cancel` is set.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub fn open_until(root: &Path, cancel: Arc<AtomicBool>) -> Result<Store, OpenError> {
         let root = Root::open(root)?;
         let db = loop {
-            match Db::open(&root.path().join("plywood.db")) {
+            match Db::open(&root.path().join("plywood.db"), Arc::clone(&cancel)) {
                 Err(OpenDbError::Db { source, .. }) if source.is_disk_full() && reserve::give_up(&root) => {}
                 db => break db?,
             }

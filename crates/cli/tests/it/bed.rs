@@ -194,6 +194,11 @@ impl Running {
         written(&self.stdout)
     }
 
+    /// What it has written on standard error so far.
+    pub(crate) fn stderr(&self) -> String {
+        written(&self.stderr)
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

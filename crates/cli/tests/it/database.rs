@@ -1,6 +1,8 @@
 //! The database refuses to be written to while containers run: they run on, and what became of them is written once it
 //! can be.
 
+use std::time::{Duration, Instant};
+
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
@@ -53,7 +55,7 @@ fn root_a_failed_write_costs_no_detached_container() {
             supervisor_log(bed).contains("it is tried again").then_some(())
         });
         // Some more tries.
-        std::thread::sleep(std::time::Duration::from_millis(1200));
+        std::thread::sleep(Duration::from_millis(1200));
         assert_eq!(states(bed), vec![json!("running"); 4]);
         let others: Vec<Value> =
             bed.containers().into_iter().filter(|one| one["id"] != first["id"]).collect();
@@ -81,7 +83,7 @@ fn root_a_caller_is_told_of_recorded_containers_alone() {
         let mut run = bed.start(&["run", "-d", "-n", "2", "app", "--", "sleep", "1000"]);
         let recorded = || bed.containers().len();
         eventually("they are launched", || (recorded() == 2).then_some(()));
-        std::thread::sleep(std::time::Duration::from_millis(1500));
+        std::thread::sleep(Duration::from_millis(1500));
         assert!(run.is_running(), "{}", run.stdout());
         refusal.end();
         assert_eq!(run.finish().ok().lines().count(), 2);
@@ -92,7 +94,7 @@ fn root_a_caller_is_told_of_recorded_containers_alone() {
         let refusal = Refusal::start(bed);
         let run = bed.start(&["run", "-d", "app", "--", "sleep", "1000"]).ready();
         eventually("it is launched", || (recorded() == 1).then_some(()));
-        std::thread::sleep(std::time::Duration::from_millis(800));
+        std::thread::sleep(Duration::from_millis(800));
         run.signal(Signal::INT);
         assert_eq!(run.finish().check(130).stdout, "");
         refusal.end();
@@ -120,5 +122,38 @@ fn root_a_failed_write_costs_no_run_in_the_foreground() {
         refusal.end();
         assert_eq!(bed.json(&["ps"]), json!({ "containers": [] }));
         bed.expect_empty();
+    });
+}
+
+/// Ctrl-C waited for the database, for thirty seconds, and nothing said for what.
+#[test]
+fn root_whoever_waits_for_the_database_says_so_and_heeds_ctrl_c() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let database = Connection::open(bed.root().join("plywood.db")).unwrap();
+        let waiting = |args: &[&str]| {
+            let command = bed.start(args);
+            eventually("it says what it waits for", || {
+                command.stderr().contains("waiting for another process, which holds").then_some(())
+            });
+            assert!(command.stderr().contains("plywood.db` names it"), "{}", command.stderr());
+            command
+        };
+        for args in [&["run", "app"][..], &["run", "-d", "app", "--", "sleep", "1000"], &["rmi", "app"]] {
+            database.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let start = Instant::now();
+            let command = waiting(args);
+            command.signal(Signal::INT);
+            let done = command.finish().check(130);
+            assert!(start.elapsed() < Duration::from_secs(15), "{args:?}: {:?}", start.elapsed());
+            assert!(done.stderr.contains("stopped while another process held it"), "{}", done.stderr);
+            database.execute_batch("COMMIT").unwrap();
+            bed.expect_empty();
+        }
+        // Who waits goes on.
+        database.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let run = waiting(&["run", "app"]);
+        database.execute_batch("COMMIT").unwrap();
+        assert_eq!(run.finish().ok(), "from the image\n");
     });
 }

@@ -3,10 +3,11 @@
 //! A released entry of [`MIGRATIONS`] is never edited: a change is a new entry.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 
-use super::{APPLICATION_ID, OpenDbError};
+use super::{APPLICATION_ID, OpenDbError, begin};
 
 /// Element `n` brings version `n` to version `n + 1`.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v2.sql")];
@@ -14,13 +15,17 @@ pub(super) const MIGRATIONS: &[&str] = &[include_str!("v1.sql"), include_str!("v
 /// The version this release reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenDbError> {
+pub(super) fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    given_up: &AtomicBool,
+) -> Result<(), OpenDbError> {
     let failed = |error: rusqlite::Error| OpenDbError::Db { path: path.to_owned(), source: error.into() };
     check(connection, path, failed)?;
     if version(connection).map_err(failed)? == VERSION {
         return Ok(());
     }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let transaction = begin(connection, given_up).map_err(failed)?;
     // Another process may have migrated while we waited for the lock.
     check(&transaction, path, failed)?;
     let from = version(&transaction).map_err(failed)?;

@@ -1,9 +1,15 @@
+use std::time::Instant;
+
 use super::*;
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("plywood.db");
     (dir, path)
+}
+
+fn open(path: &Path) -> Db {
+    Db::open(path, Arc::default()).unwrap()
 }
 
 fn owners(db: &Db) -> i64 {
@@ -17,7 +23,7 @@ fn insert(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<()> {
 #[test]
 fn a_fresh_database_has_the_newest_schema_and_is_ours() {
     let (_dir, path) = scratch();
-    let db = Db::open(&path).unwrap();
+    let db = open(&path);
     db.read(|connection| {
         let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         assert_eq!(pragma("user_version")?, schema::VERSION);
@@ -42,7 +48,7 @@ fn layers_of_the_first_version_are_found_by_chain() {
                   compressed) VALUES ('committed', ?1, ?2, 1, 0, 0, 0, 0, ?1)";
     connection.execute(insert, [digest(0).to_string(), digest(1).to_string()]).unwrap();
     drop(connection);
-    let db = Db::open(&path).unwrap();
+    let db = open(&path);
     let find = |chain| {
         let (diff_id, chain_id) = (plywood_image::DiffId(digest(0)), plywood_image::ChainId(digest(chain)));
         db.read(|connection| crate::layers::find(connection, &diff_id, &chain_id, Some(&digest(7)))).unwrap()
@@ -64,14 +70,14 @@ fn older_databases_are_migrated() {
         connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
         connection.execute("INSERT INTO owners (process) VALUES ('1:1:b')", []).unwrap();
         drop(connection);
-        assert_eq!(owners(&Db::open(&path).unwrap()), 1, "version {version}");
+        assert_eq!(owners(&open(&path)), 1, "version {version}");
     }
 }
 
 #[test]
 fn what_fails_or_panics_is_undone_and_the_connection_lives_on() {
     let (_dir, path) = scratch();
-    let db = Db::open(&path).unwrap();
+    let db = open(&path);
     let error = db
         .write(Durability::Full, |transaction| {
             insert(transaction, "a")?;
@@ -101,7 +107,7 @@ fn owners_in(transaction: &Transaction<'_>) -> i64 {
 #[test]
 fn full_durability_is_set_for_one_commit_only() {
     let (_dir, path) = scratch();
-    let db = Db::open(&path).unwrap();
+    let db = open(&path);
     let synchronous = |connection: &Connection| {
         connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0)).unwrap()
     };
@@ -121,7 +127,7 @@ fn writers_of_many_connections_wait_for_each_other() {
         for thread in 0..8 {
             let path = &path;
             scope.spawn(move || {
-                let db = Db::open(path).unwrap();
+                let db = open(path);
                 for n in 0..25 {
                     db.write(Durability::Fast, |transaction| insert(transaction, &format!("{thread}-{n}")))
                         .unwrap();
@@ -129,5 +135,33 @@ fn writers_of_many_connections_wait_for_each_other() {
             });
         }
     });
-    assert_eq!(owners(&Db::open(&path).unwrap()), 200);
+    assert_eq!(owners(&open(&path)), 200);
+}
+
+/// Only the other process, or thirty seconds, ended the wait for it.
+#[test]
+fn a_request_to_stop_ends_the_wait_for_others() {
+    let (_dir, path) = scratch();
+    drop(open(&path));
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let cancel = Arc::new(AtomicBool::new(false));
+    let db = Db::open(&path, Arc::clone(&cancel)).unwrap();
+    let write = || db.write(Durability::Fast, |transaction| Ok::<_, DbError>(insert(transaction, "a")?));
+    std::thread::scope(|scope| {
+        let start = Instant::now();
+        let writer = scope.spawn(write);
+        std::thread::sleep(Duration::from_millis(300));
+        cancel.store(true, Ordering::Relaxed);
+        let error = writer.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Interrupted, "{error}");
+        // Those who clean up are given the time others need, once.
+        assert!((2..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        let start = Instant::now();
+        assert_eq!(write().unwrap_err().kind(), crate::Kind::Interrupted);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    });
+    other.execute_batch("COMMIT").unwrap();
+    write().unwrap();
+    assert_eq!(owners(&db), 1);
 }
