@@ -3,6 +3,8 @@
 //! A control group is found where its hierarchy is mounted, which inside a container may show only a part of it. Quotas
 //! and memory limits of the groups above count as well: the least is what one gets.
 
+use std::path::Path;
+
 use plywood_kernel::table::{self, MountEntry};
 
 use super::{Limits, SysTree};
@@ -99,10 +101,10 @@ fn directories(tree: &SysTree, controller: &str) -> Vec<String> {
 
 fn upwards(mount: &MountEntry, path: &str) -> Vec<String> {
     let point = mount.mount_point.to_string_lossy();
-    let root = mount.root.to_string_lossy();
-    let inner = path.strip_prefix(&*root).unwrap_or_default().trim_matches('/');
+    // As paths: the group /pod12 is not below a root /pod1.
+    let inner = Path::new(path).strip_prefix(&mount.root).unwrap_or(Path::new("")).to_string_lossy();
     // Seen from another cgroup namespace, a group may lie outside what is mounted.
-    let inner = if inner.split('/').any(|part| part == "..") { "" } else { inner };
+    let inner = if inner.split('/').any(|part| part == "..") { "" } else { &*inner };
     let mut dirs = vec![point.trim_end_matches('/').to_owned()];
     for part in inner.split('/').filter(|part| !part.is_empty()).take(DEPTH) {
         dirs.push(format!("{}/{part}", dirs[dirs.len() - 1]));

@@ -88,6 +88,24 @@ fn the_least_quota_of_all_groups_above_counts() {
     assert_eq!(none, Limits::default());
 }
 
+/// The root that is mounted is a path, no beginning of names: `/pod12` is not `2` within `/pod1`.
+#[test]
+fn a_group_is_looked_for_below_the_root_that_is_mounted() {
+    let quota = |group: &str| {
+        parse(&format!(
+            "/proc/thread-self/mountinfo=30 24 0:26 /pod1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+             /proc/thread-self/cgroup=0::{group}\n\
+             /sys/fs/cgroup/cpu.max=400000 100000\n\
+             /sys/fs/cgroup/2/cpu.max=100000 100000\n"
+        ))
+        .limits
+        .quota_cpus
+    };
+    assert_eq!(quota("/pod1/2"), Some(1.0));
+    assert_eq!(quota("/pod12"), Some(4.0));
+    assert_eq!(quota("/pod1"), Some(4.0));
+}
+
 #[test]
 fn version_one_is_found_where_each_controller_is_mounted() {
     let machine = parse(&format!(
