@@ -25,6 +25,7 @@ mod lock;
 pub mod matrix;
 mod measure;
 mod random;
+mod roles;
 mod section;
 mod summary;
 pub mod usl;

@@ -16,6 +16,13 @@ use serde::{Deserialize, Serialize};
 use crate::topology::{Group, Topology};
 use crate::{CpuSet, cpuset};
 
+/// Levels a [`Place`] tells apart.
+pub const LEVELS: usize = 4;
+
+/// Which socket, NUMA node, last-level cache and core a CPU is of, as this machine numbers them from 0. Cores that are
+/// unknown are as many as CPUs; of what else is unknown there is one.
+pub type Place = [usize; LEVELS];
+
 /// CPUs for threads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
@@ -27,6 +34,9 @@ pub struct Placement {
     pub what: String,
     /// The first thread goes to the first, and so on; distinct.
     pub cpus: Vec<u32>,
+    /// Where each of them is. Not in JSON: the topology is.
+    #[serde(skip)]
+    pub places: Vec<Place>,
 }
 
 /// There is no such placement.
@@ -88,8 +98,9 @@ impl Placement {
         self.cpus.get(thread.checked_rem(self.cpus.len())?).copied()
     }
 
-    fn new(name: impl Into<String>, what: impl Into<String>, cpus: Vec<u32>) -> Self {
-        Self { name: name.into(), aliases: Vec::new(), what: what.into(), cpus }
+    fn new(machine: &Topology, name: impl Into<String>, what: impl Into<String>, cpus: Vec<u32>) -> Self {
+        let places = cpus.iter().map(|cpu| place(machine, *cpu)).collect();
+        Self { name: name.into(), aliases: Vec::new(), what: what.into(), cpus, places }
     }
 }
 
@@ -98,12 +109,13 @@ pub fn all(machine: &Topology) -> Vec<Placement> {
     let mut found: Vec<Placement> = Vec::new();
     let named = NAMES.iter().filter_map(|(name, what, _)| {
         let cpus = cpus_of(machine, name);
-        (cpus.len() > 1 || *name == "all" && !cpus.is_empty()).then(|| Placement::new(*name, *what, cpus))
+        (cpus.len() > 1 || *name == "all" && !cpus.is_empty())
+            .then(|| Placement::new(machine, *name, *what, cpus))
     });
     let kinds = machine.core_types.iter().filter_map(|kind| {
         let cpus = spread(machine, &kind.cpus);
         let name = format!("{}-cores", kind.name.replace(' ', "-"));
-        (cpus.len() > 1).then(|| Placement::new(name, format!("the {} cores", kind.name), cpus))
+        (cpus.len() > 1).then(|| Placement::new(machine, name, format!("the {} cores", kind.name), cpus))
     });
     for placement in named.chain(kinds) {
         match found.iter_mut().find(|earlier| earlier.cpus == placement.cpus) {
@@ -156,7 +168,7 @@ fn numbered(
     let found =
         groups.iter().find(|(number, _)| Some(*number) == wanted).map(|(_, cpus)| spread(machine, cpus));
     Some(match found {
-        Some(cpus) if !cpus.is_empty() => Ok(Placement::new(name, name, cpus)),
+        Some(cpus) if !cpus.is_empty() => Ok(Placement::new(machine, name, name, cpus)),
         _ => {
             let usable = groups.iter().filter(|(_, cpus)| !cpus.and(&machine.allowed).is_empty());
             let known = usable.map(|(number, _)| format!("{kind}:{number}")).collect();
@@ -171,7 +183,7 @@ fn listed(machine: &Topology, name: &str, list: &str) -> Result<Placement, Place
     if !missing.is_empty() || cpus.is_empty() {
         return Err(PlacementError::Denied { missing, allowed: machine.allowed.clone() });
     }
-    Ok(Placement::new(name, "the CPUs listed", spread(machine, &cpus)))
+    Ok(Placement::new(machine, name, "the CPUs listed", spread(machine, &cpus)))
 }
 
 fn cpus_of(machine: &Topology, name: &str) -> Vec<u32> {
@@ -216,8 +228,7 @@ fn firsts(machine: &Topology, cpus: &CpuSet) -> CpuSet {
 /// Where one core is; what is unknown does not tell cores apart.
 struct Core {
     cpus: Vec<u32>,
-    /// Socket, NUMA node, last-level cache.
-    place: [usize; 3],
+    place: Place,
 }
 
 /// The allowed ones of these CPUs, neighbours far apart.
@@ -232,22 +243,27 @@ fn spread(machine: &Topology, cpus: &CpuSet) -> Vec<u32> {
     };
     let cores = cores.iter().map(|core| core.cpus.and(&usable)).filter_map(|cpus| {
         let first = cpus.first()?;
-        let place = [
-            machine.sockets.iter().position(|socket| socket.cpus.contains(first)),
-            machine.nodes.iter().position(|node| node.cpus.contains(first)),
-            machine.caches.iter().position(|cache| cache.cpus.contains(first)),
-        ];
-        Some(Core { cpus: cpus.iter().collect(), place: place.map(Option::unwrap_or_default) })
+        Some(Core { cpus: cpus.iter().collect(), place: place(machine, first) })
     });
     let cores = alternate(cores.collect(), 0);
     let siblings = cores.iter().map(|core| core.cpus.len()).max().unwrap_or(0);
     (0..siblings).flat_map(|nth| cores.iter().filter_map(move |core| core.cpus.get(nth).copied())).collect()
 }
 
+fn place(machine: &Topology, cpu: u32) -> Place {
+    let of = |found: Option<usize>| found.unwrap_or_default();
+    [
+        of(machine.sockets.iter().position(|socket| socket.cpus.contains(cpu))),
+        of(machine.nodes.iter().position(|node| node.cpus.contains(cpu))),
+        of(machine.caches.iter().position(|cache| cache.cpus.contains(cpu))),
+        machine.cores.iter().position(|core| core.cpus.contains(cpu)).unwrap_or(cpu as usize),
+    ]
+}
+
 /// Takes cores from the groups of a level in turn, each group's own in the order of the levels below.
 fn alternate(cores: Vec<Core>, level: usize) -> Vec<Core> {
-    let Some(first) = cores.first() else { return cores };
-    if level == first.place.len() {
+    // Cores of one cache are told apart by nothing: they stay in the order they are in.
+    if cores.is_empty() || level == LEVELS - 1 {
         return cores;
     }
     let mut groups: BTreeMap<usize, Vec<Core>> = BTreeMap::new();

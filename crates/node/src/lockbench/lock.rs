@@ -15,6 +15,7 @@ use std::str::FromStr;
 use plywood_kernel::SyscallError;
 use serde::{Deserialize, Serialize};
 
+use super::roles::Roles;
 use super::section::Section;
 
 mod cas;
@@ -77,6 +78,15 @@ impl LockKind {
         }
     }
 
+    /// How many of so many threads contend; the others run beside.
+    pub fn contenders(self, threads: usize) -> usize {
+        match self {
+            Self::Seqlock if threads > 1 => threads - 1,
+            Self::Mount => threads.div_ceil(2),
+            Self::Seqlock | Self::Cas | Self::Ticket | Self::Mcs | Self::Mutex => threads,
+        }
+    }
+
     /// Whether it can be measured by root only.
     pub fn needs_root(self) -> bool {
         self == Self::Mount
@@ -104,13 +114,8 @@ impl FromStr for LockKind {
 
 /// What every lock can do.
 pub(super) trait Lock: Sync + Sized {
-    /// A lock for this many threads.
-    fn new(threads: usize) -> Result<Self, SyscallError>;
-
-    /// Whether thread `me` is one of those that are measured.
-    fn contends(&self, _me: usize) -> bool {
-        true
-    }
+    /// A lock for threads with these roles.
+    fn new(roles: &Roles) -> Result<Self, SyscallError>;
 
     /// Prepares the calling thread, once.
     fn join(&self) -> Result<(), SyscallError> {

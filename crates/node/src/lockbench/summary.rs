@@ -78,14 +78,14 @@ pub(super) fn fits(points: &[Point], seed: u64) -> Vec<CurveFit> {
         let observed: Vec<usl::Observed> = used
             .iter()
             .map(|point| usl::Observed {
-                threads: point.contenders,
+                contenders: point.contenders,
                 ops_per_s: point.ops_per_s_rounds.clone(),
             })
             .collect();
         let crowded = points.iter().any(|point| {
             point.lock == lock && point.placement == placement && lock.spins() && point.oversubscribed
         });
-        let (fit, no_fit) = match usl::fit(&observed, seed) {
+        let (fit, no_fit) = match usl::fit(&observed, |threads| lock.contenders(threads), seed) {
             Ok(fit) => (Some(fit), None),
             Err(why) if crowded => {
                 (None, Some(format!("{why}; more threads than CPUs do not count for a lock that spins")))

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use plywood_node::Topology;
-use plywood_node::lockbench::usl::Estimate;
+use plywood_node::lockbench::usl::{Estimate, Prediction};
 use plywood_node::lockbench::{Config, CurveFit, Matrix, Outcome, Plan, Point};
 use plywood_node::topology::Virtualised;
 
@@ -175,30 +175,41 @@ fn fits(fits: &[CurveFit]) -> String {
             }
             continue;
         };
-        let predictions = fit.predictions.iter().map(|one| {
-            format!("{}: {}", one.threads, estimate(one.ops_per_s, &|value| format!("{}/s", count(value))))
-        });
+        let predictions: Vec<String> = fit.predictions.iter().map(predicted).collect();
         rows.push([
             curve.lock.to_string(),
             format!("{}{}", curve.placement, if curve.oversubscribed { "!" } else { "" }),
             estimate(fit.sigma, &|value| format!("{value:.3}")),
             estimate(fit.kappa, &|value| format!("{value:.4}")),
-            format!("{:.2}", fit.r_squared),
-            fit.peak_threads
+            format!("{:.1} %", fit.error * 100.0),
+            fit.peak_contenders
                 .map_or_else(|| "none".to_owned(), |peak| estimate(peak, &|value| format!("{value:.1}"))),
-            predictions.collect::<Vec<_>>().join("; "),
+            if fit.describes() { predictions.join("; ") } else { "none: this is no such curve".to_owned() },
         ]);
     }
     let mut text = String::new();
     if !rows.is_empty() {
         let header =
-            ["LOCK", "PLACEMENT", "SERIAL", "AGREEMENT", "R2", "PEAK AT", "PREDICTION, NOT MEASURED"];
-        text = format!("universal scalability law, with intervals of 95 %\n{}", output::table(header, rows));
+            ["LOCK", "PLACEMENT", "SERIAL", "AGREEMENT", "OFF BY", "PEAK AT", "PREDICTION, NOT MEASURED"];
+        text = format!(
+            "universal scalability law of threads that contend, with intervals of 95 %\n{}",
+            output::table(header, rows)
+        );
     }
     for (why, names) in refused {
         text += &format!("no curve for {}: {why}\n", names.join(", "));
     }
     text
+}
+
+/// Of how many threads, and how many of these contend if others run beside them.
+fn predicted(one: &Prediction) -> String {
+    let of = match one.contenders {
+        all if all == one.threads => String::new(),
+        some => format!(" ({some} contend)"),
+    };
+    let throughput = estimate(one.ops_per_s, &|value| format!("{}/s", count(value)));
+    format!("{} threads{of}: {throughput}", one.threads)
 }
 
 fn estimate(estimate: Estimate, show: &dyn Fn(f64) -> String) -> String {
@@ -242,6 +253,9 @@ mod tests {
         let interval = Estimate { value: 2.0, low: Some(1.5), high: Some(2.5) };
         let show = |value: f64| format!("{value:.1}");
         assert_eq!(estimate(interval, &show), "2.0 (1.5 to 2.5)");
+        let of = |contenders| Prediction { threads: 48, contenders, ops_per_s: interval, prediction: true };
+        assert_eq!(predicted(&of(48)), "48 threads: 2/s (2/s to 2/s)");
+        assert_eq!(predicted(&of(24)), "48 threads (24 contend): 2/s (2/s to 2/s)");
         assert_eq!(estimate(Estimate { value: 2.0, low: None, high: None }, &show), "2.0");
     }
 }

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use plywood_kernel::SyscallError;
 
 use super::Lock;
+use crate::lockbench::roles::Roles;
 use crate::lockbench::section::{Padded, Section};
 
 pub(in crate::lockbench) struct Cas(Padded<AtomicBool>);
 
 impl Lock for Cas {
-    fn new(_threads: usize) -> Result<Self, SyscallError> {
+    fn new(_roles: &Roles) -> Result<Self, SyscallError> {
         Ok(Self(Padded::default()))
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use plywood_kernel::SyscallError;
 
 use super::Lock;
+use crate::lockbench::roles::Roles;
 use crate::lockbench::section::{Padded, Section};
 
 #[derive(Default)]
@@ -24,8 +25,8 @@ pub(in crate::lockbench) struct Mcs {
 }
 
 impl Lock for Mcs {
-    fn new(threads: usize) -> Result<Self, SyscallError> {
-        let nodes = std::iter::repeat_with(Padded::default).take(threads + 1).collect();
+    fn new(roles: &Roles) -> Result<Self, SyscallError> {
+        let nodes = std::iter::repeat_with(Padded::default).take(roles.threads() + 1).collect();
         Ok(Self { tail: Padded::default(), nodes })
     }
 

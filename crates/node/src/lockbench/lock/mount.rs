@@ -1,8 +1,8 @@
-//! The kernel's own: a directory is cloned, attached and detached, while every second thread walks a path.
+//! The kernel's own: a directory is cloned, attached and detached, while every other thread walks a path.
 //!
 //! ```text
-//! even threads, measured:  open_tree(OPEN_TREE_CLONE), move_mount, close, umount2(MNT_DETACH)
-//! odd threads, beside:     stat of a path seven directories deep
+//! one half, measured:  open_tree(OPEN_TREE_CLONE), move_mount, close, umount2(MNT_DETACH)
+//! the other, beside:   stat of a path seven directories deep
 //! ```
 //!
 //! All threads are in one mount namespace of their own that holds a tmpfs and little else; nobody else sees what they
@@ -16,6 +16,7 @@ use plywood_kernel::{FsContext, MountAttrs, MountNs, SyscallError};
 use rustix::fs::{CWD, Mode};
 
 use super::Lock;
+use crate::lockbench::roles::Roles;
 use crate::lockbench::section::Section;
 
 const WALKED: &str = "a/b/c/d/e/f/g";
@@ -27,23 +28,20 @@ pub(in crate::lockbench) struct Mount {
     root: MountFd,
     /// The mount point of each thread, relative to the root.
     points: Vec<CString>,
+    roles: Roles,
 }
 
 impl Lock for Mount {
-    fn new(threads: usize) -> Result<Self, SyscallError> {
+    fn new(roles: &Roles) -> Result<Self, SyscallError> {
         let namespace = MountNs::minimal(&[])?;
         let points: Vec<CString> =
-            (0..threads).filter_map(|me| CString::new(format!("point-{me}")).ok()).collect();
+            (0..roles.threads()).filter_map(|me| CString::new(format!("point-{me}")).ok()).collect();
         // Entering moves a thread for good, so the caller does not.
         let root = std::thread::scope(|scope| {
             let made = scope.spawn(|| make_root(&namespace, &points)).join();
             made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        Ok(Self { namespace, root, points })
-    }
-
-    fn contends(&self, me: usize) -> bool {
-        me.is_multiple_of(2)
+        Ok(Self { namespace, root, points, roles: roles.clone() })
     }
 
     fn join(&self) -> Result<(), SyscallError> {
@@ -53,7 +51,7 @@ impl Lock for Mount {
 
     /// The kernel's critical section is its own.
     fn operate(&self, me: usize, _section: &Section) -> Result<(), SyscallError> {
-        if !self.contends(me) {
+        if !self.roles.contends(me) {
             return match rustix::fs::stat(WALKED) {
                 Ok(_) => Ok(()),
                 Err(errno) => Err(SyscallError::new(format!("stat({WALKED:?})"), errno)),

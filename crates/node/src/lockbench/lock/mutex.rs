@@ -5,12 +5,13 @@ use std::sync::PoisonError;
 use plywood_kernel::SyscallError;
 
 use super::Lock;
+use crate::lockbench::roles::Roles;
 use crate::lockbench::section::{Padded, Section};
 
 pub(in crate::lockbench) struct Mutex(Padded<std::sync::Mutex<()>>);
 
 impl Lock for Mutex {
-    fn new(_threads: usize) -> Result<Self, SyscallError> {
+    fn new(_roles: &Roles) -> Result<Self, SyscallError> {
         Ok(Self(Padded::default()))
     }
 

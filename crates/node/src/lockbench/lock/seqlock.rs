@@ -9,24 +9,21 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use plywood_kernel::SyscallError;
 
 use super::Lock;
+use crate::lockbench::roles::Roles;
 use crate::lockbench::section::{Padded, Section};
 
 pub(in crate::lockbench) struct Seqlock {
     sequence: Padded<AtomicU64>,
-    threads: usize,
+    roles: Roles,
 }
 
 impl Lock for Seqlock {
-    fn new(threads: usize) -> Result<Self, SyscallError> {
-        Ok(Self { sequence: Padded::default(), threads })
-    }
-
-    fn contends(&self, me: usize) -> bool {
-        self.threads == 1 || me > 0
+    fn new(roles: &Roles) -> Result<Self, SyscallError> {
+        Ok(Self { sequence: Padded::default(), roles: roles.clone() })
     }
 
     fn operate(&self, me: usize, section: &Section) -> Result<(), SyscallError> {
-        if self.contends(me) {
+        if self.roles.contends(me) {
             self.read(section);
         } else {
             self.write(section);

@@ -8,10 +8,18 @@ use plywood_kernel::{MountWatch, table};
 use super::*;
 use crate::lockbench::section::Pace;
 
+fn roles(kind: LockKind, threads: usize) -> Roles {
+    let cpus = (0..4).collect();
+    let places = vec![Default::default(); 4];
+    let placement =
+        crate::Placement { name: String::new(), aliases: Vec::new(), what: String::new(), cpus, places };
+    Roles::new(kind, &placement, threads)
+}
+
 /// How often the data was written if `threads` did `operations` each.
-fn contend<L: Lock>(threads: usize, operations: usize) -> Option<u64> {
+fn contend<L: Lock>(kind: LockKind, threads: usize, operations: usize) -> Option<u64> {
     let section = Section::new(Pace::measure(), Duration::from_nanos(20), Duration::ZERO);
-    let lock = L::new(threads).unwrap();
+    let lock = L::new(&roles(kind, threads)).unwrap();
     let start = std::sync::Barrier::new(threads);
     std::thread::scope(|scope| {
         for me in 0..threads {
@@ -30,13 +38,13 @@ fn contend<L: Lock>(threads: usize, operations: usize) -> Option<u64> {
 fn no_lock_lets_two_in() {
     for (threads, operations) in [(1, 1000), (2, 50_000), (5, 200)] {
         let all = Some((threads * operations) as u64);
-        assert_eq!(contend::<Cas>(threads, operations), all);
-        assert_eq!(contend::<Ticket>(threads, operations), all);
-        assert_eq!(contend::<Mcs>(threads, operations), all);
-        assert_eq!(contend::<Mutex>(threads, operations), all);
+        assert_eq!(contend::<Cas>(LockKind::Cas, threads, operations), all);
+        assert_eq!(contend::<Ticket>(LockKind::Ticket, threads, operations), all);
+        assert_eq!(contend::<Mcs>(LockKind::Mcs, threads, operations), all);
+        assert_eq!(contend::<Mutex>(LockKind::Mutex, threads, operations), all);
         let writes = if threads == 1 { 0 } else { operations as u64 };
         assert_eq!(
-            contend::<Seqlock>(threads, operations),
+            contend::<Seqlock>(LockKind::Seqlock, threads, operations),
             Some(writes),
             "one writes, the others see whole data"
         );
@@ -48,7 +56,7 @@ fn no_lock_lets_two_in() {
 fn a_lock_that_does_nothing_is_found_out() {
     struct Nothing;
     impl Lock for Nothing {
-        fn new(_threads: usize) -> Result<Self, SyscallError> {
+        fn new(_roles: &Roles) -> Result<Self, SyscallError> {
             Ok(Self)
         }
 
@@ -57,7 +65,7 @@ fn a_lock_that_does_nothing_is_found_out() {
             Ok(())
         }
     }
-    let found = (0..20).any(|_| contend::<Nothing>(4, 200_000) != Some(800_000));
+    let found = (0..20).any(|_| contend::<Nothing>(LockKind::Cas, 4, 200_000) != Some(800_000));
     assert!(found || std::thread::available_parallelism().unwrap().get() == 1);
 }
 
@@ -67,7 +75,7 @@ fn root_mounting_leaves_nothing_and_is_seen_by_nobody() {
     plywood_kernel::testing::in_private_mount_ns(|| {
         let before = table::list().unwrap();
         let mut watch = MountWatch::start().unwrap();
-        contend::<Mount>(4, 50);
+        contend::<Mount>(LockKind::Mount, 4, 50);
         assert_eq!(watch.counts().unwrap().total(), 0);
         assert_eq!(table::list().unwrap(), before);
     });

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use plywood_kernel::SyscallError;
 
 use super::Lock;
+use crate::lockbench::roles::Roles;
 use crate::lockbench::section::{Padded, Section};
 
 pub(in crate::lockbench) struct Ticket {
@@ -14,7 +15,7 @@ pub(in crate::lockbench) struct Ticket {
 }
 
 impl Lock for Ticket {
-    fn new(_threads: usize) -> Result<Self, SyscallError> {
+    fn new(_roles: &Roles) -> Result<Self, SyscallError> {
         Ok(Self { next: Padded::default(), serving: Padded::default() })
     }
 
