@@ -79,6 +79,12 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Strin
     text
 }
 
+/// One a line.
+#[must_use]
+pub fn lines(texts: &[&str]) -> String {
+    texts.iter().flat_map(|text| [*text, "\n"]).collect()
+}
+
 /// A number of things: `1 layer`, `2 layers`, `3 entries`.
 #[must_use]
 pub fn count(n: impl TryInto<u64> + Display + Copy, thing: &str) -> String {

@@ -79,6 +79,16 @@ pub fn report_beside(
     error: &anyhow::Error,
     done: Option<serde_json::Map<String, serde_json::Value>>,
 ) -> ExitCode {
+    let told = tell(error);
+    if let Some(mut object) = done {
+        object.insert("error".to_owned(), told);
+        let _ = output::json(&object);
+    }
+    exit_code(std::slice::from_ref(error))
+}
+
+/// Says it on standard error; answers with what JSON says.
+fn tell(error: &anyhow::Error) -> serde_json::Value {
     let message = message(error);
     let remedy = remedy(error);
     let mut text = format!("plywood: {message}\n");
@@ -87,17 +97,54 @@ pub fn report_beside(
     }
     // Nobody is left to tell when standard error cannot be written.
     let _ = output::text_err(&text);
-    if let Some(mut object) = done {
-        object.insert("error".to_owned(), json!({ "message": message, "remedy": remedy }));
-        let _ = output::json(&object);
-    }
-    ExitCode::from(if error.chain().any(|cause| cause.is::<Usage>()) {
-        WRONG_USAGE
-    } else if error.chain().any(is_cancelled) {
-        INTERRUPTED
-    } else {
-        FAILED
+    json!({ "message": message, "remedy": remedy })
+}
+
+fn exit_code(errors: &[anyhow::Error]) -> ExitCode {
+    let any =
+        |is: fn(&(dyn std::error::Error + 'static)) -> bool| errors.iter().any(|error| error.chain().any(is));
+    ExitCode::from(match errors {
+        [] => return ExitCode::SUCCESS,
+        _ if any(|cause| cause.is::<Usage>()) => WRONG_USAGE,
+        _ if any(is_cancelled) => INTERRUPTED,
+        _ => FAILED,
     })
+}
+
+/// What could not be done of a command about several things. The others are done all the same.
+#[derive(Debug, Default)]
+pub struct Failures(Vec<anyhow::Error>);
+
+impl Failures {
+    /// What was done, if it was.
+    pub fn keep<T>(&mut self, done: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
+        done.map_err(|error| self.0.push(error.into())).ok()
+    }
+
+    /// Ends the command: says what was done, `text` for people and `record` for machines, then what was not.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn report(self, json: bool, text: &str, mut record: serde_json::Value) -> anyhow::Result<ExitCode> {
+        if !json {
+            output::text_out(text)?;
+        }
+        let told: Vec<_> = self.0.iter().map(tell).collect();
+        if json {
+            if let Some(first) = told.first() {
+                record["error"] = first.clone();
+                record["errors"] = told.into();
+            }
+            output::json(&record)?;
+        }
+        Ok(exit_code(&self.0))
+    }
+}
+
+impl Extend<anyhow::Error> for Failures {
+    fn extend<T: IntoIterator<Item = anyhow::Error>>(&mut self, errors: T) {
+        self.0.extend(errors);
+    }
 }
 
 /// The command line cannot be read, or asks for help: says so; answers with the exit code.

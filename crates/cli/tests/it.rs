@@ -48,6 +48,8 @@ mod pull;
 mod roots;
 #[path = "it/run.rs"]
 mod run;
+#[path = "it/several.rs"]
+mod several;
 #[path = "it/storm.rs"]
 mod storm;
 #[path = "it/storm_containerd.rs"]

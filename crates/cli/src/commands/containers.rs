@@ -12,7 +12,7 @@ use plywood_store::{Container, ContainerId, ContainerState, Snapshot, Store};
 
 use crate::context::Context;
 use crate::output;
-use crate::remedy::Interrupted;
+use crate::remedy::{Failures, Interrupted};
 
 /// How often the end of a container is looked for.
 const POLL: Duration = Duration::from_millis(20);
@@ -71,24 +71,53 @@ pub fn end(
     anyhow::bail!("container {} does not end, even after KILL", container.id.short())
 }
 
-/// Ends containers, a few at once: each asks its runtime, which is a process. Interrupted, it says which still run.
+/// The containers of these names, each once; all there are if `all`.
+pub fn named(
+    store: &Store,
+    names: &[String],
+    all: bool,
+    failures: &mut Failures,
+) -> anyhow::Result<Vec<Container>> {
+    if all {
+        return Ok(store.containers()?);
+    }
+    let mut found: Vec<Container> = Vec::new();
+    for name in names {
+        let container = failures.keep(store.find_container(name));
+        found.extend(container.filter(|container| found.iter().all(|other| other.id != container.id)));
+    }
+    Ok(found)
+}
+
+/// What could not be done to some of several containers.
+type Failed = Vec<(ContainerId, anyhow::Error)>;
+
+/// Ends containers, a few at once: each asks its runtime, which is a process. Answers with those that it failed for.
+///
+/// # Errors
+/// Interrupted: says which still run.
 pub fn end_all(
     context: &Context,
     containers: &[Container],
     end: impl Fn(&Container) -> anyhow::Result<()> + Sync,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Failed> {
     let next = AtomicUsize::new(0);
     let work = || {
+        let mut failed = Failed::new();
         while let Some(container) = containers.get(next.fetch_add(1, Ordering::Relaxed)) {
             context.heed()?;
-            end(container)?;
+            match end(container) {
+                Ok(()) => {}
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) => failed.push((container.id.clone(), error)),
+            }
         }
-        Ok(())
+        Ok(failed)
     };
-    let ended: anyhow::Result<()> = std::thread::scope(|scope| {
+    let ended: anyhow::Result<Vec<Failed>> = std::thread::scope(|scope| {
         let enders: Vec<_> = (0..ENDERS.min(containers.len())).map(|_| scope.spawn(work)).collect();
         // All are waited for before the first failure is told.
-        let ended: Vec<anyhow::Result<()>> = enders
+        let ended: Vec<anyhow::Result<Failed>> = enders
             .into_iter()
             .map(|ender| ender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
             .collect();
@@ -96,8 +125,14 @@ pub fn end_all(
     });
     match ended {
         Err(error) if error.is::<Interrupted>() => Err(still_running(containers).into()),
-        other => other,
+        ended => Ok(ended?.into_iter().flatten().collect()),
     }
+}
+
+/// Leaves those out that something failed for, which is kept.
+pub fn leave_out(containers: &mut Vec<Container>, failed: Failed, failures: &mut Failures) {
+    containers.retain(|container| failed.iter().all(|(id, _)| *id != container.id));
+    failures.extend(failed.into_iter().map(|(_, error)| error));
 }
 
 fn still_running(containers: &[Container]) -> Interrupted {
@@ -158,16 +193,26 @@ fn take_down(context: &Context, container: &Container) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes containers that have ended, and everything they left.
-pub fn remove(context: &Context, store: &Store, containers: &[Container]) -> anyhow::Result<()> {
+/// Removes containers that have ended, and everything they left. Answers with those that it failed for, which stay.
+///
+/// # Errors
+/// The database refused: all stay.
+pub fn remove(context: &Context, store: &Store, containers: &[Container]) -> anyhow::Result<Failed> {
+    let mut failed = Failed::new();
+    let mut ids = Vec::new();
     for container in containers {
-        if !container.supervisor.is_alive().unwrap_or(false) {
-            take_down(context, container)?;
+        let taken_down = match container.supervisor.is_alive().unwrap_or(false) {
+            true => Ok(()),
+            false => take_down(context, container),
+        };
+        let id = container.id.clone();
+        match taken_down.and_then(|()| Ok(remove_bundle(&context.directories(), id.as_str())?)) {
+            Ok(()) => ids.push(id),
+            Err(error) => failed.push((id, error)),
         }
-        remove_bundle(&context.directories(), container.id.as_str())?;
     }
-    let ids: Vec<ContainerId> = containers.iter().map(|container| container.id.clone()).collect();
-    Ok(store.remove_containers(&ids)?)
+    store.remove_containers(&ids)?;
+    Ok(failed)
 }
 
 /// Takes away what commands that were killed have left: containers nobody waits for any more and nobody may keep, or
@@ -181,5 +226,9 @@ pub fn tidy(context: &Context, store: &Store) -> anyhow::Result<()> {
     if !left.is_empty() {
         tracing::info!(count = left.len(), "removing containers that a killed command left");
     }
-    remove(context, store, &left).context("removing containers that a killed command left")
+    let removed = remove(context, store, &left).and_then(|failed| match failed.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    });
+    removed.context("removing containers that a killed command left")
 }

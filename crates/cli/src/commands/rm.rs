@@ -3,48 +3,54 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plywood_store::ContainerState;
+use plywood_store::{Container, ContainerState};
 use serde_json::json;
 
 use super::containers;
 use crate::args::Rm;
 use crate::context::Context;
 use crate::output;
-use crate::remedy::Advised;
+use crate::remedy::{Advised, Failures};
 
-/// Removes containers.
+/// Running containers that the refusal to remove them names.
+const SHOWN: usize = 10;
+
+/// Removes containers: those that can be, whatever is wrong with others.
 pub fn run(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     containers::tidy(context, &store)?;
-    let mut targets =
-        args.containers.iter().map(|text| store.find_container(text)).collect::<Result<Vec<_>, _>>()?;
-    if args.all {
-        targets = store.containers()?;
-    }
-    let running = targets.iter().find(|container| container.state != ContainerState::Exited);
-    if let Some(container) = running.filter(|_| !args.force) {
-        let short = container.id.short();
-        return Err(Advised::new(
-            format!("container {short} is {}", container.state),
-            format!("`plywood stop {short}` first, or `plywood rm --force`"),
-        )
-        .into());
+    let mut failures = Failures::default();
+    let mut targets = containers::named(&store, &args.containers, args.all, &mut failures)?;
+    if !args.force {
+        let running: Vec<Container> =
+            targets.extract_if(.., |container| container.state != ContainerState::Exited).collect();
+        failures.extend(refusal(&running).map(Into::into));
     }
     let bar = context.progress.count("removing", u64::try_from(targets.len())?);
-    containers::end_all(context, &targets, |container| {
+    let failed = containers::end_all(context, &targets, |container| {
         if container.state != ContainerState::Exited {
             containers::end(context, &store, container, "KILL", Duration::ZERO)?;
         }
         bar.inc(1);
         Ok(())
     })?;
-    containers::remove(context, &store, &targets)?;
+    containers::leave_out(&mut targets, failed, &mut failures);
+    let failed = containers::remove(context, &store, &targets)?;
+    containers::leave_out(&mut targets, failed, &mut failures);
     bar.finish_and_clear();
     let ids: Vec<&str> = targets.iter().map(|container| container.id.as_str()).collect();
-    if context.json {
-        output::json(&json!({ "removed": ids }))?;
-    } else {
-        output::text_out(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
-    }
-    Ok(ExitCode::SUCCESS)
+    failures.report(context.json, &output::lines(&ids), json!({ "removed": ids }))
+}
+
+fn refusal(running: &[Container]) -> Option<Advised> {
+    let shown: Vec<&str> = running.iter().take(SHOWN).map(|container| container.id.short()).collect();
+    let what = match running {
+        [] => return None,
+        [one] => format!("container {} is {}", one.id.short(), one.state),
+        many => {
+            let more = if many.len() > SHOWN { ", ..." } else { "" };
+            format!("{} have not ended: {}{more}", output::count(many.len(), "container"), shown.join(", "))
+        }
+    };
+    Some(Advised::new(what, format!("`plywood stop {}` first, or `plywood rm --force`", shown.join(" "))))
 }

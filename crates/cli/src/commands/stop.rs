@@ -8,36 +8,30 @@ use plywood_image::signal;
 use plywood_store::{Container, ContainerState, Store};
 use serde_json::json;
 
+use super::containers;
 use crate::args::Stop;
 use crate::context::Context;
 use crate::output;
-use crate::remedy::Advised;
+use crate::remedy::{Advised, Failures};
 
-/// Stops containers, a few at once.
+/// Stops containers, a few at once: those that can be, whatever is wrong with others.
 pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
-    let mut containers =
-        args.containers.iter().map(|text| store.find_container(text)).collect::<Result<Vec<_>, _>>()?;
-    if args.all {
-        containers = store.containers()?;
-    }
-    containers.retain(|container| container.state != ContainerState::Exited);
+    let mut failures = Failures::default();
+    let mut targets = containers::named(&store, &args.containers, args.all, &mut failures)?;
+    targets.retain(|container| container.state != ContainerState::Exited);
     let patience = Duration::from_secs(args.time);
-    let bar = context.progress.count("stopping", u64::try_from(containers.len())?);
-    super::containers::end_all(context, &containers, |container| {
+    let bar = context.progress.count("stopping", u64::try_from(targets.len())?);
+    let failed = containers::end_all(context, &targets, |container| {
         let signal = stop_signal(&store, container)?;
-        super::containers::end(context, &store, container, &signal, patience)?;
+        containers::end(context, &store, container, &signal, patience)?;
         bar.inc(1);
         Ok(())
     })?;
+    containers::leave_out(&mut targets, failed, &mut failures);
     bar.finish_and_clear();
-    let ids: Vec<&str> = containers.iter().map(|container| container.id.as_str()).collect();
-    if context.json {
-        output::json(&json!({ "stopped": ids }))?;
-    } else {
-        output::text_out(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let ids: Vec<&str> = targets.iter().map(|container| container.id.as_str()).collect();
+    failures.report(context.json, &output::lines(&ids), json!({ "stopped": ids }))
 }
 
 /// What the image asks to be stopped with, by number: runtimes do not know all names.
