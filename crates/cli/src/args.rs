@@ -255,7 +255,7 @@ pub struct Run {
     /// Working directory inside.
     #[arg(long, short, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// Replace the image's entry point.
+    /// Replace the image's entry point; an empty one takes it away.
     #[arg(long, value_name = "COMMAND")]
     pub entrypoint: Option<String>,
     /// Host name inside; the container's id by default.
@@ -277,7 +277,7 @@ pub struct Run {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: Option<u32>,
     /// How long the runtime may take to start a container before it is killed.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::durations::parse)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::durations::parse_some)]
     pub start_timeout: std::time::Duration,
     /// When to pull the image.
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]

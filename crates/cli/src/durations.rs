@@ -24,6 +24,17 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(total).map_err(|_| wrong())
 }
 
+/// The same, of what cannot be done in no time.
+///
+/// # Errors
+/// If it is something else, or 0.
+pub fn parse_some(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        Duration::ZERO => Err(format!("{text:?} is no time at all")),
+        some => Ok(some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +46,7 @@ mod tests {
         assert_eq!(parse("50ns"), Ok(Duration::from_nanos(50)));
         assert_eq!(parse("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(parse("0"), Ok(Duration::ZERO));
+        assert!(parse_some("0s").is_err() && parse_some("1ns").is_ok());
         for text in ["", "5", "ms", "-5s", "1h", "1.2.3s", "1 s", "2000m", "nan s"] {
             assert!(parse(text).is_err(), "{text}");
         }

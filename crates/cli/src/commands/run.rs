@@ -18,6 +18,7 @@ mod recorder;
 mod report;
 mod settings;
 mod trial;
+mod ulimits;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         settings.count,
         settings.concurrency.unwrap_or_else(LauncherConfig::default_starting),
     )?;
+    ulimits::make_room(&settings.rlimits)?;
     settings.rlimits = descriptors::raise(settings.rlimits);
     let mut steps = Steps::start();
     let store = context.store()?;

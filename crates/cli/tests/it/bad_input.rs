@@ -94,7 +94,7 @@ fn root_values_that_cannot_be_are_refused_before_anything_starts() {
         let (proc, dev) = (volume("/proc/x"), volume("/dev"));
         let many: Vec<String> = (0..33).map(|index| volume(&format!("/mnt/{index}"))).collect();
         let many: Vec<&str> = many.iter().flat_map(|volume| ["-v", volume]).collect();
-        let cases: [(&[&str], &[&str]); 17] = [
+        let cases: [(&[&str], &[&str]); 19] = [
             (&["--memory", "1k"], &["--memory: ", "`1024`", "6 MiB"]),
             (&["--memory", "0"], &["--memory: ", "6 MiB"]),
             (&["--cpus", "0"], &["--cpus: ", "`0`", "0.01"]),
@@ -102,6 +102,8 @@ fn root_values_that_cannot_be_are_refused_before_anything_starts() {
             (&["--cpus", "inf"], &["--cpus: ", "`inf`"]),
             (&["--pids-limit", "0"], &["--pids-limit: "]),
             (&["--pids-limit", "-7"], &["--pids-limit: "]),
+            (&["--pids-limit", "5"], &["--pids-limit: ", "6 is the least", "threads"]),
+            (&["--ulimit", "nofile=2147483584"], &["--ulimit: nofile=2147483584", "fs.nr_open"]),
             (&["--cpuset-cpus", "4000"], &["--cpuset-cpus: ", "`4000`", "this host has 0"]),
             (&["--cpuset-cpus", "0,4000-4001"], &["--cpuset-cpus: "]),
             (&["--cpuset-mems", "1000"], &["--cpuset-mems: ", "`1000`", "this host has 0"]),

@@ -403,3 +403,20 @@ fn root_twenty_are_ended_at_once() {
         }
     });
 }
+
+/// A file system could not be unmounted while a container ran that somebody had started from there.
+#[test]
+fn root_the_supervisor_lets_go_of_the_callers_directory() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let here = bed.path("here");
+        std::fs::create_dir(&here).unwrap();
+        super::layout::tool("mount", "mount", &["-t", "tmpfs", "here", text(&here)]);
+        let mut command = bed.command(["run", "-d", "--name", "box", "app", "--", "sleep", "1000"]);
+        command.current_dir(&here);
+        start(command).finish().ok();
+        super::layout::tool("umount", "mount", &[text(&here)]);
+        assert_eq!(bed.ok(&["exec", "box", "echo", "alive"]), "alive\n");
+        bed.ok(&["rm", "--force", "box"]);
+    });
+}

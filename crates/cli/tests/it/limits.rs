@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use plywood_engine::cgroup::{Cgroups, Layout};
 
-use super::bed::in_bed;
+use super::bad_input::says;
+use super::bed::{in_bed, start};
 use super::layout::TestImage;
 
 /// The first of these files that a control group of the container has.
@@ -51,5 +53,36 @@ fn root_a_memory_hog_is_killed() {
         let code = done.json()["containers"][0]["exit_code"].as_i64().unwrap();
         assert!(code == 137 || code == 1, "{code}: {}", done.stderr);
         assert_eq!(bed.ok(&["run", "--memory", "32m", "app", "--", "echo", "fine"]), "fine\n");
+    });
+}
+
+/// Above our own hard limits the runtime was refused them, and may not raise them: only we can, if anybody; and the fewest processes it can start with are enough.
+#[test]
+fn root_limits_above_our_own() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let limited = |hard: &str| {
+            let run = "ulimit -H -n 4096 && exec \"$@\"";
+            let mut command = Command::new("sh");
+            command.args(["-c", run, "sh", env!("CARGO_BIN_EXE_plywood"), "--root"]).arg(bed.root());
+            command
+                .args(["run", "--ulimit", hard, "app", "--", "sh", "-c", "ulimit -Hn"])
+                .stdin(Stdio::null());
+            start(command).finish()
+        };
+        let sets = rustix::thread::capabilities(None).unwrap();
+        let able = sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
+        let done = limited("nofile=5000");
+        if able {
+            assert_eq!(done.ok(), "5000\n");
+        } else {
+            let error = done.check(1).stderr;
+            says(
+                &error,
+                &["--ulimit: nofile=5000 is above the hard limit of this process, 4096: ", "LimitNOFILE"],
+            );
+        }
+        assert_eq!(limited("nofile=4000").ok(), "4000\n");
+        bed.ok(&["run", "-n", "20", "--pids-limit", "6", "app", "--", "true"]);
     });
 }

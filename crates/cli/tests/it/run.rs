@@ -150,13 +150,15 @@ fn root_commands_come_from_the_image_or_the_caller() {
         bed.import(&TestImage::new().with("Entrypoint", json!(["echo", "entry"])), "entry");
         let fixed = TestImage::new().with("User", json!("app")).with("WorkingDir", json!("/srv/made"));
         bed.import(&fixed, "fixed");
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 9] = [
             (&["app"], "from the image\n"),
             (&["app", "echo", "--flag", "-n"], "--flag -n\n"),
             (&["app", "--", "echo", "a  b"], "a  b\n"),
             (&["entry"], "entry sh -c echo from the image\n"),
             (&["entry", "--", "more"], "entry more\n"),
             (&["--entrypoint", "cat", "entry", "--", "/srv/data/added"], "added"),
+            // As in Docker: none at all, and not the image's command either.
+            (&["--entrypoint", "", "entry", "--", "cat", "/srv/data/added"], "added"),
             (&["fixed", "--", "sh", "-c", "id -u; pwd"], "1000\n/srv/made\n"),
             (&["--user", "root", "fixed", "--", "id", "-u"], "0\n"),
         ];

@@ -10,7 +10,7 @@ use super::layout::TestImage;
 fn root_wrong_usage_is_exit_code_2() {
     in_bed(|bed| {
         bed.import(&TestImage::new(), "app");
-        let cases: [(&[&str], &str); 33] = [
+        let cases: [(&[&str], &str); 35] = [
             (&[], "Usage"),
             (&["nosuch"], "nosuch"),
             (&["run"], "<IMAGE>"),
@@ -32,6 +32,11 @@ fn root_wrong_usage_is_exit_code_2() {
             (&["run", "--cpuset-cpus", "3-1", "app"], "--cpuset-cpus: a list of CPUs of `3-1`"),
             (&["run", "--cpuset-mems", "all", "app"], "--cpuset-mems: a list of NUMA nodes of `all`"),
             (&["run", "--ulimit", "nosuch=1", "app"], "nosuch"),
+            (
+                &["run", "--ulimit", "nofile=99999999999", "app"],
+                "no machine has more open files than 2147483584",
+            ),
+            (&["run", "--start-timeout", "0", "app"], "no time at all"),
             (&["run", "--cap-add", "NO_SUCH_CAP", "app"], "NO_SUCH_CAP"),
             (&["run", "--net", "bridge", "app"], "bridge"),
             (&["run", "--hostname", "two words", "app"], "two words"),

@@ -15,6 +15,9 @@ use crate::users::ContainerUser;
 /// Where commands are searched when the image does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The most open files of a process on any machine: the greatest `fs.nr_open` that Linux takes.
+const MOST_FILES: u64 = 0x7fff_ffc0;
+
 /// The capabilities a container holds unless told otherwise; all act on its own user namespace only.
 const DEFAULT_CAPABILITIES: [Capability; 14] = [
     Capability::AuditWrite,
@@ -115,6 +118,9 @@ impl Rlimit {
             soft: number(soft).ok_or_else(form)?,
             hard: number(hard).ok_or_else(form)?,
         };
+        if limit.name == "nofile" && limit.hard != u64::MAX && limit.hard > MOST_FILES {
+            return Err(bad(&format!("no machine has more open files than {MOST_FILES} for a process")));
+        }
         limit.to_spec().map(|_| limit)
     }
 

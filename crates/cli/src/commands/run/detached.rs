@@ -128,7 +128,8 @@ pub fn settle_in() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In the supervisor, once all have started or nothing is left: reports, and lets go of the caller's streams.
+/// In the supervisor, once all have started or nothing is left: reports, and lets go of the caller's streams and working
+/// directory. By now every path that the caller gave is resolved.
 pub fn report(context: &Context, report: &Report, stay: Stay) -> anyhow::Result<()> {
     let code = report.status();
     let text = if context.json {
@@ -158,6 +159,9 @@ pub fn report(context: &Context, report: &Report, stay: Stay) -> anyhow::Result<
         if let Err(errno) = left {
             tracing::warn!(%errno, "the caller's streams stay open");
         }
+    }
+    if let Err(errno) = rustix::process::chdir("/") {
+        tracing::warn!(%errno, "the caller's working directory stays in use");
     }
     Ok(())
 }

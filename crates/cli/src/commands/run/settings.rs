@@ -81,7 +81,10 @@ impl Settings {
         }
         let overrides = Overrides {
             command: (!args.command.is_empty()).then(|| args.command.clone()),
-            entrypoint: args.entrypoint.as_ref().map(|program| vec![program.clone()]),
+            // An empty one takes the image's away.
+            entrypoint: args.entrypoint.as_ref().map(|program| {
+                Some(program.clone()).filter(|program| !program.is_empty()).into_iter().collect()
+            }),
             env: environment(&args.env),
             user: args.user.clone(),
             workdir: args.workdir.clone(),
