@@ -62,7 +62,7 @@ fn root_limits_above_our_own() {
     in_bed(|bed| {
         bed.import(&TestImage::new(), "app");
         let limited = |hard: &str| {
-            let run = "ulimit -H -n 4096 && exec \"$@\"";
+            let run = "ulimit -n 4096 && exec \"$@\"";
             let mut command = Command::new("sh");
             command.args(["-c", run, "sh", env!("CARGO_BIN_EXE_plywood"), "--root"]).arg(bed.root());
             command
