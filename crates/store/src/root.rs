@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::{FileError, OnFile};
@@ -46,6 +46,17 @@ pub enum RootError {
         path: PathBuf,
         /// One of these things.
         entry: String,
+    },
+    /// What is renamed between its directories, linked and made durable together has to be in one place.
+    #[error(
+        "{directory:?} of the state root {path:?} is a file system or mount of its own; have the whole root on one: unmount \
+         it, or choose another root with --root"
+    )]
+    Elsewhere {
+        /// The root.
+        path: PathBuf,
+        /// The directory below it.
+        directory: &'static str,
     },
     /// Somebody else could change it.
     #[error(
@@ -132,12 +143,15 @@ impl Root {
                 Err(errno) => return Err(FileError::new("mkdirat", name, errno).into()),
             }
         }
-        let open = |name| rustix::fs::openat(&dir, name, DIR_FLAGS, Mode::empty()).on_file("openat", name);
+        let open = |name: &'static str| open_here(&dir, &stat, name, &path);
+        let blobs = open("blobs")?;
+        // Reached through its parent.
+        open("blobs/ingest")?;
         Ok(Root {
             layers: open("layers")?,
             flat: open("flat")?,
             snapshots: open("snapshots")?,
-            blobs: open("blobs")?,
+            blobs,
             scratch: open("scratch")?,
             trash: open("trash")?,
             path,
@@ -187,6 +201,19 @@ impl Root {
     }
 }
 
+/// Opens one of our directories, if it is where the root is: in its file system, by its mount (a rename between two mounts
+/// is refused even if one file system is mounted twice), and no subvolume, which has a device number of its own.
+fn open_here(dir: &OwnedFd, root: &Stat, name: &'static str, path: &Path) -> Result<OwnedFd, RootError> {
+    let elsewhere = || RootError::Elsewhere { path: path.to_owned(), directory: name };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let opened = match rustix::fs::openat2(dir, name, DIR_FLAGS, Mode::empty(), resolve) {
+        Err(Errno::XDEV) => return Err(elsewhere()),
+        other => other.on_file("openat2", name)?,
+    };
+    let stat = rustix::fs::fstat(&opened).on_file("fstat", name)?;
+    if stat.st_dev == root.st_dev { Ok(opened) } else { Err(elsewhere()) }
+}
+
 /// Something in a directory without our database that we have not put there.
 fn foreign_entry(dir: &OwnedFd, path: &Path) -> Result<Option<String>, FileError> {
     match rustix::fs::statat(dir, "plywood.db", AtFlags::SYMLINK_NOFOLLOW) {
@@ -194,16 +221,18 @@ fn foreign_entry(dir: &OwnedFd, path: &Path) -> Result<Option<String>, FileError
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(FileError::new("lstat", "plywood.db", errno)),
     }
-    // Ours that was interrupted while it was made; what mkfs puts into a new file system; a storm's ground and the
-    // runtime's directory, which may be there first.
-    let ours = |name: &str| {
-        DIRECTORIES.contains(&name)
-            || ["ballast", "run", "lost+found"].contains(&name)
-            || name.starts_with('.')
-    };
     let names = crate::dirs::names(dir.as_fd(), path)?;
     let mut names = names.iter().map(|name| name.to_string_lossy().into_owned());
-    Ok(names.find(|name| !ours(name) && !name.starts_with("plywood.db")))
+    Ok(names.find(|name| !is_ours(name)))
+}
+
+/// Whether we may have made an entry of the root before its database was there, or mkfs has: what was interrupted, trials
+/// of what the kernel can do there, the runtime's directory.
+fn is_ours(name: &str) -> bool {
+    DIRECTORIES.contains(&name)
+        || ["ballast", "run", "lost+found"].contains(&name)
+        || ["plywood.db-wal", "plywood.db-shm", "plywood.db-journal"].contains(&name)
+        || crate::scratch::is_trial(name)
 }
 
 /// Checks each directory above the root, those named and those that links among them lead to.

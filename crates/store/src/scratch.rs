@@ -114,6 +114,11 @@ fn trial_of(name: &str) -> Option<u32> {
     rest.split_once('-')?.0.parse().ok()
 }
 
+/// Whether a trial has this name.
+pub(crate) fn is_trial(name: &str) -> bool {
+    trial_of(name).is_some()
+}
+
 fn exists(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }

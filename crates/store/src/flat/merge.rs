@@ -320,7 +320,7 @@ impl Directory<'_> {
     fn link(&self, name: &CStr) -> Result<(), MergeError> {
         match rustix::fs::linkat(self.source, name, self.out, name, AtFlags::empty()) {
             Ok(()) => Ok(()),
-            // No more links to this file, or another file system below the same root.
+            // No more links to this file, or, between two projects of a quota, none at all.
             Err(Errno::MLINK | Errno::XDEV) => {
                 let path = self.shown(name);
                 let work = self.work;

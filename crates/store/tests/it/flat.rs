@@ -14,6 +14,7 @@ use plywood_store::{BuildFlat, Flat, FlatError, FlatOptions, Layer, LayerId, Pin
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps};
 
+use crate::import_images::run;
 use crate::support::{describe, digest, flat_path, layer, listed, names, opaque, store, whiteout, xattr};
 
 fn chain(name: &str) -> ChainId {
@@ -157,22 +158,24 @@ fn root_a_flat_tree_is_what_the_overlay_shows() {
     assert_eq!(fs::metadata(flat_path(&store, flat.id).join("bin/su")).unwrap().ino(), low.ino());
 }
 
-/// The layers lie on another file system than the flat trees, so that every link is refused.
+/// Each layer is a mount of its own, so that every link is refused, as quotas by project refuse them; and the file system
+/// shares no contents.
 #[test]
 fn root_what_cannot_be_linked_is_copied_whole() {
     plywood_kernel::testing::require_root();
     plywood_kernel::testing::in_private_mount_ns(|| {
         let scratch = tempfile::tempdir().unwrap();
-        let root = scratch.path().join("root");
-        fs::create_dir(&root).unwrap();
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
-        fs::create_dir(root.join("layers")).unwrap();
         let context = FsContext::open("tmpfs").unwrap();
         context.create().unwrap();
-        context.mount(MountAttrs::NONE).unwrap().attach(CWD, root.join("layers")).unwrap();
-        let store = Store::open(&root).unwrap();
+        context.mount(MountAttrs::NONE).unwrap().attach(CWD, scratch.path()).unwrap();
+        let store = Store::open(&scratch.path().join("root")).unwrap();
         let pins = store.pins().unwrap();
         let layers = everything(&store, &pins);
+        for layer in &layers {
+            let path = store.layer_path(layer.id);
+            let path = path.to_str().unwrap();
+            run("mount", "mount", &["--bind", path, path]);
+        }
         let flat = build(&store, &pins, "copied", &layers);
         let (_mount, path) = overlay(&store, &layers);
         assert_eq!(describe(&flat_path(&store, flat.id)), describe(&path));

@@ -7,6 +7,8 @@ use plywood_store::db::OpenDbError;
 use plywood_store::root::RootError;
 use plywood_store::{OpenError, Store};
 
+use crate::import_images::run;
+
 #[test]
 fn a_missing_root_is_made_for_its_owner_alone() {
     let scratch = tempfile::tempdir().unwrap();
@@ -129,4 +131,56 @@ fn a_store_that_is_closed_leaves_no_owner() {
     assert_eq!(count("SELECT count(*) FROM owners"), 1, "the pins still hold the store");
     drop(pins);
     assert_eq!(count("SELECT count(*) FROM owners"), 0);
+}
+
+/// A directory of nothing but dot-files, a home directory for instance, was taken for an empty one and filled.
+#[test]
+fn directories_of_others_are_refused_whatever_their_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (n, theirs) in
+        [".bashrc", ".cache", ".trial-", ".trial-x-1", "plywood.database", "Layers"].iter().enumerate()
+    {
+        let root = scratch.path().join(n.to_string());
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(root.join(theirs), "").unwrap();
+        let error = Store::open(&root).unwrap_err();
+        assert!(
+            matches!(&error, OpenError::Root(RootError::InUse { entry, .. }) if entry == theirs),
+            "{error:?}"
+        );
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 1, "{theirs}");
+    }
+    let root = scratch.path().join("ours");
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+    for ours in ["layers", "run", "lost+found", ".trial-4194305-1", ".plywood-probe-4194305-0"] {
+        fs::create_dir(root.join(ours)).unwrap();
+    }
+    Store::open(&root).unwrap();
+}
+
+/// Such a root was used, and its layers could neither be removed nor were they synced before they counted.
+#[test]
+fn root_directories_on_other_file_systems_are_refused() {
+    plywood_kernel::testing::require_root();
+    plywood_kernel::testing::in_private_mount_ns(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("root");
+        drop(Store::open(&root).unwrap());
+        for directory in ["layers", "flat", "snapshots", "scratch", "trash", "blobs", "blobs/ingest"] {
+            // Another file system, and the same one by another mount.
+            for (what, options) in [("tmpfs", vec!["-t", "tmpfs", "tmpfs"]), ("bind", vec!["--bind"])] {
+                let at = root.join(directory);
+                let at = at.to_str().unwrap();
+                let source: &[&str] = if what == "bind" { &[at, at] } else { &[at] };
+                run("mount", "mount", &[&options[..], source].concat());
+                let error = Store::open(&root).unwrap_err();
+                let expected = matches!(&error, OpenError::Root(RootError::Elsewhere { directory: found, .. }) if *found == directory);
+                assert!(expected, "{directory} {what}: {error:?}");
+                run("umount", "mount", &[at]);
+            }
+        }
+        Store::open(&root).unwrap();
+    });
 }
