@@ -268,6 +268,29 @@ pub(super) fn origin_of(url: &str) -> Option<String> {
     url.parse::<Uri>().ok().map(|uri| origin(&uri))
 }
 
+/// A reference as a URL (RFC 3986, 5.2): whole, without its scheme, from the root, or relative to the page that has it.
+fn resolve(from: &Uri, origin: &str, reference: &str) -> String {
+    if has_scheme(reference) {
+        reference.to_owned()
+    } else if let Some(rest) = reference.strip_prefix("//") {
+        format!("{}://{rest}", from.scheme_str().unwrap_or("https"))
+    } else if reference.starts_with('/') {
+        format!("{origin}{reference}")
+    } else if reference.starts_with('?') {
+        format!("{origin}{}{reference}", from.path())
+    } else {
+        let base = from.path().rfind('/').map_or("/", |at| &from.path()[..=at]);
+        format!("{origin}{base}{reference}")
+    }
+}
+
+/// Whether a reference begins with a scheme. A colon further on, in a query for instance, makes none.
+fn has_scheme(reference: &str) -> bool {
+    let Some((scheme, _)) = reference.split_once(':') else { return false };
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
 fn redirect_target(from: &Uri, reply: &Reply) -> Result<String, HttpError> {
     let location = reply.header(LOCATION.as_str()).unwrap_or_default();
     let refused = |reason| HttpError::Redirect {
@@ -275,18 +298,10 @@ fn redirect_target(from: &Uri, reply: &Reply) -> Result<String, HttpError> {
         location: location.split('?').next().unwrap_or_default().to_owned(),
         reason,
     };
-    let target = if location.contains("://") {
-        location.to_owned()
-    } else if let Some(rest) = location.strip_prefix("//") {
-        format!("{}://{rest}", from.scheme_str().unwrap_or("https"))
-    } else if location.starts_with('/') {
-        format!("{}{location}", reply.origin)
-    } else if location.is_empty() {
+    if location.is_empty() {
         return Err(refused("it names no target"));
-    } else {
-        let base = from.path().rfind('/').map_or("/", |at| &from.path()[..=at]);
-        format!("{}{base}{location}", reply.origin)
-    };
+    }
+    let target = resolve(from, &reply.origin, location);
     let uri: Uri = target.parse().map_err(|_| refused("not a URL"))?;
     match uri.scheme_str() {
         Some("https") => Ok(target),
@@ -299,6 +314,26 @@ fn redirect_target(from: &Uri, reply: &Reply) -> Result<String, HttpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A relative reference with a URL in its query counted as that URL, scheme and all.
+    #[test]
+    fn redirects_lead_where_they_say() {
+        let from: Uri = "https://reg.corp:5000/v2/a/blobs/x?y=1".parse().unwrap();
+        let table = [
+            ("https://cdn.corp/b", "https://cdn.corp/b"),
+            ("HTTPS://cdn.corp/b?u=http://c", "HTTPS://cdn.corp/b?u=http://c"),
+            ("//cdn.corp/b", "https://cdn.corp/b"),
+            ("/signed?next=https://evil/", "https://reg.corp:5000/signed?next=https://evil/"),
+            ("/signed?next=ftp://evil/", "https://reg.corp:5000/signed?next=ftp://evil/"),
+            ("signed?next=http://evil/", "https://reg.corp:5000/v2/a/blobs/signed?next=http://evil/"),
+            ("?next=http://evil/", "https://reg.corp:5000/v2/a/blobs/x?next=http://evil/"),
+            ("./b:c", "https://reg.corp:5000/v2/a/blobs/./b:c"),
+            ("ftp://evil/", "ftp://evil/"),
+        ];
+        for (reference, target) in table {
+            assert_eq!(resolve(&from, "https://reg.corp:5000", reference), target, "{reference}");
+        }
+    }
 
     #[test]
     fn origins_compare_by_scheme_host_and_port() {

@@ -534,6 +534,25 @@ fn root_authorization_stays_with_the_registry() {
     assert_eq!(seen[0].header("authorization"), None);
 }
 
+/// A relative redirect with a URL in its query is none to that URL.
+#[test]
+fn root_a_relative_redirect_stays_with_the_registry() {
+    require_root();
+    let content = content();
+    let digest = content.layer_digest();
+    let server = Server::start(move |request| {
+        if content.is_layer(request) && !request.path.contains("?signed") {
+            let to = format!("{}?signed-for=ftp://nowhere/{}", request.path, content.layer_digest());
+            return Response::new(307).header("Location", to);
+        }
+        content.answer(request)
+    });
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    pull(&store, &pins, &server).unwrap_or_else(|e| panic!("{}", chain(&e)));
+    assert_eq!(server.requests_for(&digest).len(), 2);
+}
+
 #[test]
 fn root_a_stalled_server_times_out_and_cancelling_cuts_it() {
     require_root();
