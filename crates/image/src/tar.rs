@@ -22,8 +22,9 @@
 //! * A global header is ignored, as Go ignores it, with which images are read; one that sets anything that would count
 //!   (a name, a size, an owner, a time, a sparse map, an extended attribute) is refused, because others apply it.
 //! * An entry named both by a GNU long name and by PAX is refused: readers disagree on which one counts.
-//! * `uname`, `gname`, `hdrcharset`, `comment`, `LIBARCHIVE.*`, `SCHILY.*` other than `SCHILY.xattr.`, `RHT.*` and
-//!   unknown keys are ignored, as the image tools do. Numeric owners are what counts in an image.
+//! * Access lists as `SCHILY.acl.*`, extended attributes as `LIBARCHIVE.xattr.*` and labels as `RHT.security.selinux` are not
+//!   read, as the image tools do not read them, but told ([`Unread`]).
+//! * `uname`, `gname`, `hdrcharset`, `comment` and unknown keys are ignored. Numeric owners are what counts in an image.
 //! * Names are bytes. Their charset is nobody's business.
 //!
 //! Invariant: memory stays below the bounds of [`crate::limits`] for any input, and no input panics.
@@ -36,7 +37,7 @@ mod pax;
 mod reader;
 mod sparse;
 
-pub use entry::{Device, EntryType, Header, Timestamp, Xattrs};
+pub use entry::{Device, EntryType, Header, Timestamp, Unread, Xattrs};
 pub use error::{TarError, TarErrorKind};
 pub use reader::{Data, Reader};
 pub use sparse::{Segment, SparseMap};

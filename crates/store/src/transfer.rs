@@ -43,7 +43,7 @@ pub use registry::{RegistryError, RegistryOptions};
 pub use retry::RetryPolicy;
 pub use tls::{TlsError, TlsOptions};
 
-use crate::unpack::UnpackLimits;
+use crate::unpack::{LeftOut, UnpackLimits};
 
 /// Where an image comes from.
 #[derive(Debug, Clone)]
@@ -125,6 +125,13 @@ pub enum Event {
         layer: usize,
         /// Bytes of the blob.
         bytes: u64,
+    },
+    /// Entries of a layer have attributes that are left out.
+    LeftOut {
+        /// The layer.
+        layer: usize,
+        /// How many.
+        what: LeftOut,
     },
     /// A layer is complete.
     LayerDone {

@@ -16,8 +16,8 @@
 //!
 //! # Policies
 //! * Compression is told by the first bytes ([`Compression`]), whatever the media type says.
-//! * `security.selinux` is dropped where the kernel does not take it. Any other attribute that cannot be set is an
-//!   error.
+//! * `security.selinux` is left out where the kernel does not take it, and so are attributes in forms that image tools do
+//!   not read ([`LeftOut`] counts them). Any other attribute that cannot be set is an error.
 //! * What names and entries a layer may have is [`plywood_image::layer`]'s to say: no absolute names, no `..`, no name
 //!   twice but a directory's, with the same attributes.
 //! * A hard link repeats the attributes of its target; what its own entry says is not applied.
@@ -55,6 +55,7 @@ pub use room::{RoomError, UnpackLimits};
 pub(crate) use settle::{Lower, Settled, Unpacked, root_of_nothing, root_shown_by, settle};
 pub use verify::BlobMismatch;
 pub(crate) use verify::Verified;
+pub use writer::LeftOut;
 
 use crate::transfer::Cancel;
 use error::OnEntry as _;
@@ -83,6 +84,7 @@ pub(crate) fn unpack(
         let mut reader = Reader::new(stream);
         let mut writer = Writer::new(staging, &share);
         while let Some(header) = reader.next_entry().map_err(|e| failure.or(|| UnpackError::Tar(e)))? {
+            writer.leave_out(header.unread);
             let Some(mut entry) = classify(header).map_err(UnpackError::Rule)? else { continue };
             if let Some(below) = below {
                 entry = below.redirect(entry, &writer)?;

@@ -15,6 +15,7 @@ use plywood_image::{Platform, Reference};
 use plywood_store::transfer::{
     AuthFiles, Cancel, Event, FetchRequest, RegistryOptions, Source, Timeouts, fetch_image,
 };
+use plywood_store::unpack::LeftOut;
 use plywood_store::{BuildFlat, Fetched, Flat, FlatOptions, Pins, Store};
 use serde_json::json;
 
@@ -122,7 +123,12 @@ fn bring_in(
         fetched
     });
     bars.clear();
-    Ok(fetched?)
+    let fetched = fetched?;
+    for (layer, what) in bars.left_out() {
+        let layer = layer + 1;
+        output::text_err(&format!("layer {layer}: left out, as containerd does: {what}\n"))?;
+    }
+    Ok(fetched)
 }
 
 /// One bar for the bytes downloaded, one for the bytes unpacked.
@@ -138,6 +144,7 @@ struct State {
     downloaded: HashMap<usize, u64>,
     unpacked: HashMap<usize, u64>,
     done: usize,
+    left_out: Vec<(usize, LeftOut)>,
 }
 
 impl<'a> Bars<'a> {
@@ -169,6 +176,7 @@ impl<'a> Bars<'a> {
                     bar.set_position(state.unpacked.values().sum());
                 }
             }
+            Event::LeftOut { layer, what } => state.left_out.push((*layer, *what)),
             Event::LayerDone { .. } => {
                 state.done += 1;
                 if let Some(bar) = &state.unpack {
@@ -189,6 +197,10 @@ impl<'a> Bars<'a> {
         for bar in [&state.download, &state.unpack].into_iter().flatten() {
             bar.finish_and_clear();
         }
+    }
+
+    fn left_out(&self) -> Vec<(usize, LeftOut)> {
+        self.state.lock().map(|mut state| std::mem::take(&mut state.left_out)).unwrap_or_default()
     }
 }
 

@@ -129,6 +129,12 @@ fn cases(bed: &Bed) -> Vec<Case> {
             TarBuilder::new().file("../../../../etc/plywood-escaped", "x"),
             &["\"..\"", escape],
         ),
+        hostile(
+            bed,
+            "slash",
+            TarBuilder::new().file("srv/x/", "x"),
+            &["srv/x/", "readers of tar archives disagree"],
+        ),
         hostile(bed, "absolute", TarBuilder::new().file(escape, "x"), &[escape, "is absolute"]),
         hostile(bed, "through", outside, &["srv/etc/plywood-escaped", "symbolic link"]),
         hostile(
@@ -252,6 +258,17 @@ fn root_what_cannot_be_brought_in_is_named_with_a_remedy() {
             bed.expect_empty();
         }
         tool("umount", "mount", &["/etc/resolv.conf"]);
+    });
+}
+
+/// Attributes that are left out of an image are told, and the image is there.
+#[test]
+fn root_what_is_left_out_is_told() {
+    in_bed(|bed| {
+        let lists = TarBuilder::new().pax("SCHILY.acl.access", "user::rwx").file("etc/acl", "x");
+        let (_layout, args) = import(bed, "acl", |layout| layout.image(&small().layer(lists), "acl"));
+        let done = start(bed.command(args.iter().map(String::as_str))).finish().check(0);
+        says(&done.stderr, &["layer 4: left out, as containerd does: access lists (SCHILY.acl) of 1 entry"]);
     });
 }
 

@@ -32,10 +32,24 @@ pub struct Header {
     pub device: Device,
     /// Extended attributes.
     pub xattrs: Xattrs,
+    /// Attributes written in forms that image tools do not read.
+    pub unread: Unread,
     /// Where the stored bytes belong, for a sparse file.
     pub sparse: Option<SparseMap>,
     /// Where the entry's own header block starts, in bytes from the start of the stream.
     pub offset: u64,
+}
+
+/// Attributes of an entry that are written in forms of their own, which neither containerd nor umoci reads: an image with
+/// them means the same without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// `SCHILY.acl.*`: access control lists as text, by star and `tar --acls`.
+    pub access_list: bool,
+    /// `LIBARCHIVE.xattr.*` that is not there as `SCHILY.xattr.*`, too, as bsdtar writes them.
+    pub attribute: bool,
+    /// `RHT.security.selinux`: a label, by `tar --selinux`.
+    pub label: bool,
 }
 
 /// Kind of an entry.

@@ -1,7 +1,7 @@
 //! PAX extended headers: `length key=value` records.
 
 use super::sparse::{self, MapBuilder};
-use super::{TarErrorKind, Timestamp, Xattrs};
+use super::{TarErrorKind, Timestamp, Unread, Xattrs};
 use crate::limits;
 
 /// The records of an entry that matter, parsed. An empty value in the archive is `None` here.
@@ -16,6 +16,9 @@ pub(super) struct Records {
     pub(super) size: Option<u64>,
     pub(super) xattrs: Xattrs,
     xattr_bytes: usize,
+    pub(super) unread: Unread,
+    /// Extended attributes in libarchive's form.
+    libarchive_xattrs: usize,
     pub(super) sparse: Option<Box<Sparse>>,
 }
 
@@ -40,6 +43,7 @@ impl Records {
             records.set(key, value)?;
             data = rest;
         }
+        records.unread.attribute = records.libarchive_xattrs > records.xattrs.len();
         match &records.sparse {
             Some(sparse) if sparse.offset.is_some() => {
                 Err(TarErrorKind::Sparse("an offset without a length"))
@@ -60,6 +64,12 @@ impl Records {
             _ => {
                 if let Some(key) = key.strip_prefix(XATTR) {
                     self.set_xattr(key, value)?;
+                } else if key.starts_with(ACCESS_LIST) {
+                    self.unread.access_list = true;
+                } else if key.starts_with(LIBARCHIVE_XATTR) {
+                    self.libarchive_xattrs += 1;
+                } else if key == LABEL {
+                    self.unread.label = true;
                 } else if let Some(key) = key.strip_prefix(SPARSE) {
                     self.sparse.get_or_insert_default().set(key, value)?;
                 }
@@ -101,7 +111,11 @@ pub(super) fn check_global(mut data: &[u8]) -> Result<(), TarErrorKind> {
             b"uid" | b"gid" => "an owner",
             b"mtime" | b"atime" => "a time",
             _ if key.starts_with(SPARSE) => "a sparse map",
-            _ if key.starts_with(XATTR) => "an extended attribute",
+            _ if [XATTR, LIBARCHIVE_XATTR].iter().any(|form| key.starts_with(form)) => {
+                "an extended attribute"
+            }
+            _ if key.starts_with(ACCESS_LIST) => "an access list",
+            LABEL => "a label",
             _ => {
                 data = rest;
                 continue;
@@ -139,6 +153,9 @@ impl Sparse {
 }
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+const ACCESS_LIST: &[u8] = b"SCHILY.acl.";
+const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
+const LABEL: &[u8] = b"RHT.security.selinux";
 const SPARSE: &[u8] = b"GNU.sparse.";
 
 type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
@@ -286,6 +303,20 @@ mod tests {
         assert_eq!(records.path.as_deref(), Some(&b"b"[..]));
         assert_eq!(records.uid, None);
         assert_eq!(records.xattrs.len(), 1);
+    }
+
+    #[test]
+    fn attributes_in_other_forms_are_told() {
+        let unread = |keys: &[&str]| {
+            let data: Vec<u8> = keys.iter().flat_map(|key| record(key, b"x")).collect();
+            let Unread { access_list, attribute, label } = Records::parse(&data).unwrap().unread;
+            (access_list, attribute, label)
+        };
+        assert_eq!(unread(&["comment", "SCHILY.fflags", "LIBARCHIVE.creationtime"]), (false, false, false));
+        assert_eq!(unread(&["SCHILY.acl.default"]), (true, false, false));
+        assert_eq!(unread(&["LIBARCHIVE.xattr.user.a"]), (false, true, false));
+        assert_eq!(unread(&["LIBARCHIVE.xattr.user.a", "SCHILY.xattr.user.a"]), (false, false, false));
+        assert_eq!(unread(&["RHT.security.selinux"]), (false, false, true));
     }
 
     #[test]

@@ -235,6 +235,7 @@ impl<R: Read> Reader<R> {
             },
             device: device(block, entry_type)?,
             xattrs: records.xattrs,
+            unread: records.unread,
             sparse,
             offset: self.offset,
         })

@@ -253,6 +253,9 @@ impl<'a> Shared<'a> {
                 unpack::settle(unpacked, staging.as_fd(), lower.as_ref(), &self.request.limits, self.stop);
             match settled.map_err(failed)? {
                 Settled::Done { basis, counts } => {
+                    if !counts.left_out.is_empty() {
+                        (self.progress)(Event::LeftOut { layer: job.index, what: counts.left_out });
+                    }
                     let info = LayerInfo {
                         diff_id: job.diff_id,
                         chain_id: job.chain_id,

@@ -3,7 +3,7 @@
 //! The order matters: changing the owner clears set-user-id bits and file capabilities, so it comes first; the
 //! times come last.
 //!
-//! Policy: `security.selinux` is dropped where the kernel does not take it (no SELinux, or labels managed by the
+//! Policy: `security.selinux` is left out, and counted, where the kernel does not take it (labels managed by the
 //! mount); every other attribute that cannot be set is an error. One that is too large for the file system is told from
 //! a full disk, though the kernel answers ENOSPC to both.
 
@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags
 use rustix::io::Errno;
 
 use super::error::{OnEntry, UnpackError};
+use super::writer::LeftOut;
 
 const SELINUX: &str = "security.selinux";
 const ACCESS_LIST: &str = "system.posix_acl_access";
@@ -29,7 +30,12 @@ const FREE_FOR_ATTRIBUTES: u64 = 1 << 20;
 /// What it has is asked for, not assumed: the group of a new file is that of the process or of the directory, as the mount
 /// (`grpid`) and the directory's set-group-id bit have it, and its mode is cut by the umask or a default ACL. Most files
 /// need no change, and asking is cheaper than changing.
-pub(super) fn apply(fd: impl AsFd, path: &EntryPath, meta: &Meta) -> Result<(), UnpackError> {
+pub(super) fn apply(
+    fd: impl AsFd,
+    path: &EntryPath,
+    meta: &Meta,
+    left_out: &mut LeftOut,
+) -> Result<(), UnpackError> {
     let fd = fd.as_fd();
     let needs = Needs::of(&rustix::fs::fstat(fd).on(path, "fstat(fd)")?, meta);
     if needs.owner {
@@ -42,7 +48,7 @@ pub(super) fn apply(fd: impl AsFd, path: &EntryPath, meta: &Meta) -> Result<(), 
     for (name, value) in &meta.xattrs {
         let name = OsStr::from_bytes(name);
         let result = rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty());
-        allowed(name, result).map_err(|errno| {
+        allowed(name, result, left_out).map_err(|errno| {
             refused(fd, path, format!("fsetxattr(fd, {name:?}, {} bytes)", value.len()), errno)
         })?;
     }
@@ -56,6 +62,7 @@ pub(super) fn apply_at(
     path: &EntryPath,
     meta: &Meta,
     is_link: bool,
+    left_out: &mut LeftOut,
 ) -> Result<(), UnpackError> {
     let dir = dir.as_fd();
     let has = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -76,7 +83,7 @@ pub(super) fn apply_at(
         for (name, value) in &meta.xattrs {
             let name = OsStr::from_bytes(name);
             let result = rustix::fs::lsetxattr(&node, name, value, XattrFlags::empty());
-            allowed(name, result).map_err(|errno| {
+            allowed(name, result, left_out).map_err(|errno| {
                 refused(dir, path, format!("lsetxattr(path, {name:?}, {} bytes)", value.len()), errno)
             })?;
         }
@@ -115,10 +122,10 @@ fn proc_path(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
     path
 }
 
-fn allowed(name: &OsStr, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+fn allowed(name: &OsStr, result: rustix::io::Result<()>, left_out: &mut LeftOut) -> rustix::io::Result<()> {
     match result {
         Err(Errno::OPNOTSUPP) if name == SELINUX => {
-            tracing::debug!("security.selinux dropped: not supported here");
+            left_out.labels += 1;
             Ok(())
         }
         other => other,
@@ -154,4 +161,21 @@ fn timestamps(meta: &Meta) -> Timestamps {
 
 fn timespec(time: Timestamp) -> Timespec {
     Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No file system refuses labels and takes all else on a kernel without SELinux, so the answer is made up.
+    #[test]
+    fn labels_alone_are_left_out_and_counted() {
+        let mut left_out = LeftOut::default();
+        let refused = Err(Errno::OPNOTSUPP);
+        assert_eq!(allowed(OsStr::new("user.note"), refused, &mut left_out), refused);
+        assert_eq!(allowed(OsStr::new(SELINUX), Err(Errno::PERM), &mut left_out), Err(Errno::PERM));
+        assert!(left_out.is_empty());
+        assert_eq!(allowed(OsStr::new(SELINUX), refused, &mut left_out), Ok(()));
+        assert_eq!(left_out.to_string(), "labels (SELinux) of 1 entry");
+    }
 }

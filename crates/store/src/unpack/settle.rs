@@ -131,7 +131,7 @@ pub(crate) fn settle(
         }
         settling.counts.owner(meta.uid, meta.gid);
         let fd = settling.dirs.get(path)?;
-        attributes::apply(&fd, path, &meta)?;
+        attributes::apply(&fd, path, &meta, &mut settling.counts.left_out)?;
     }
     let only_root_implied = marks.implied.iter().all(EntryPath::is_root);
     let by_itself = only_root_implied
@@ -313,20 +313,20 @@ impl Settling<'_> {
                 // This layer's directories are finished, and one may have a default access list.
                 attributes::drop_inherited(dir, name, path)?;
                 self.copy_contents(&source, &copy, path, u64::try_from(found.stat.st_size).unwrap_or(0))?;
-                attributes::apply(&copy, path, meta)
+                attributes::apply(&copy, path, meta, &mut self.counts.left_out)
             }
             FileType::Symlink => {
                 let target =
                     rustix::fs::readlinkat(&found.fd, "", Vec::new()).on(path, "readlinkat(lower link)")?;
                 rustix::fs::symlinkat(&target, dir, name)
                     .on(path, format_args!("symlinkat({target:?}, dir, {name:?})"))?;
-                attributes::apply_at(dir, name, path, meta, true)
+                attributes::apply_at(dir, name, path, meta, true, &mut self.counts.left_out)
             }
             file_type => {
                 rustix::fs::mknodat(dir, name, file_type, mode, found.stat.st_rdev)
                     .on(path, format_args!("mknodat(dir, {name:?}, {file_type:?})"))?;
                 attributes::drop_inherited(dir, name, path)?;
-                attributes::apply_at(dir, name, path, meta, false)
+                attributes::apply_at(dir, name, path, meta, false, &mut self.counts.left_out)
             }
         }
     }

@@ -5,11 +5,12 @@
 //! when everything below them stands: until then they are plain, so that neither a set-group-id bit nor a
 //! default ACL of the image changes what is made inside, and making it does not change their times.
 
+use std::fmt;
 use std::io::{self, BufRead as _, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use plywood_image::layer::{DiffEntry, EntryPath, Marks, Node, NodeKind, Step, Tracker};
-use plywood_image::tar::{Data, Device, Reader, SparseMap};
+use plywood_image::tar::{Data, Device, Reader, SparseMap, Unread};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -56,6 +57,49 @@ pub(crate) struct Counts {
     pub(crate) entries: u64,
     pub(crate) max_uid: u32,
     pub(crate) max_gid: u32,
+    pub(crate) left_out: LeftOut,
+}
+
+/// How many entries of a layer had attributes that are left out: what [`Unread`] says, and labels of SELinux that the
+/// kernel does not take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Access control lists as text (`SCHILY.acl.*`).
+    pub access_lists: u64,
+    /// Extended attributes in libarchive's form alone (`LIBARCHIVE.xattr.*`).
+    pub attributes: u64,
+    /// Labels of SELinux (`RHT.security.selinux`; `security.selinux` where the kernel refuses it).
+    pub labels: u64,
+}
+
+impl LeftOut {
+    /// Whether nothing was.
+    pub fn is_empty(&self) -> bool {
+        *self == LeftOut::default()
+    }
+
+    pub(super) fn note(&mut self, unread: Unread) {
+        self.access_lists += u64::from(unread.access_list);
+        self.attributes += u64::from(unread.attribute);
+        self.labels += u64::from(unread.label);
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            (self.access_lists, "access lists (SCHILY.acl)"),
+            (self.attributes, "extended attributes (LIBARCHIVE.xattr)"),
+            (self.labels, "labels (SELinux)"),
+        ];
+        let mut separator = "";
+        for (count, what) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+            let entries = if count == 1 { "entry" } else { "entries" };
+            write!(f, "{separator}{what} of {count} {entries}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
 }
 
 impl Counts {
@@ -87,6 +131,11 @@ impl<'a> Writer<'a> {
             self.claimed += piece;
         }
         Ok(())
+    }
+
+    /// Counts what is not read of an entry.
+    pub(super) fn leave_out(&mut self, unread: Unread) {
+        self.counts.left_out.note(unread);
     }
 
     /// Whether this layer has made something at `path`.
@@ -168,7 +217,7 @@ impl<'a> Writer<'a> {
         }
         // Sparse files may be of any size the file system knows, and there may be many of them.
         self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
-        attributes::apply(&file, path, meta)
+        attributes::apply(&file, path, meta, &mut self.counts.left_out)
     }
 
     fn make_special(&mut self, node: &Node) -> Result<(), UnpackError> {
@@ -190,7 +239,7 @@ impl<'a> Writer<'a> {
             NodeKind::Directory | NodeKind::File { .. } | NodeKind::HardLink { .. } => {}
         }
         let is_link = matches!(kind, NodeKind::Symlink { .. });
-        attributes::apply_at(&dir, name, path, meta, is_link)
+        attributes::apply_at(&dir, name, path, meta, is_link, &mut self.counts.left_out)
     }
 
     fn link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
@@ -241,7 +290,7 @@ impl<'a> Writer<'a> {
         // Not kept until the layers below are known.
         for (path, meta) in std::mem::take(&mut marks.directories) {
             let dir = self.dirs.get(&path)?;
-            attributes::apply(&dir, &path, &meta)?;
+            attributes::apply(&dir, &path, &meta, &mut self.counts.left_out)?;
         }
         Ok((marks, self.links, self.counts))
     }

@@ -4,6 +4,7 @@ use std::fs;
 
 use plywood_image::testing::{RawHeader, TarBuilder};
 use plywood_kernel::testing::require_root;
+use plywood_store::{Cancel, Event, FetchRequest, Source, fetch_image};
 
 use super::super::import_images::{LayerBlob, Layout, assert_untouched, chain, import};
 use super::super::support::store;
@@ -205,6 +206,51 @@ fn root_attributes_are_kept_or_refused() {
     let error = chain(&import(&store, &pins, &Layout::of("a", &[LayerBlob::gzip(&tar)])).unwrap_err());
     assert!(error.contains("etc/file") && error.contains("nonsense.name"), "{error}");
     assert_untouched(&store);
+}
+
+/// Attributes in forms that no image tool reads were dropped without a word.
+#[test]
+fn root_attributes_that_are_left_out_are_told() {
+    require_root();
+    let tar = TarBuilder::new()
+        .pax("SCHILY.acl.access", "user::rwx,user:1000:r-x")
+        .file("acl", "x")
+        .pax("SCHILY.acl.default", "user::rwx")
+        .dir("dir", 0o755)
+        .pax("LIBARCHIVE.xattr.user.note", "eA==")
+        .file("libarchive", "x")
+        .pax("LIBARCHIVE.xattr.user.note", "eA==")
+        .xattr("user.note", "x")
+        .file("both", "x")
+        .pax("RHT.security.selinux", "system_u:object_r:etc_t:s0")
+        .file("label", "x")
+        .finish();
+    let (_scratch, store) = store();
+    let pins = store.pins().unwrap();
+    let plain = TarBuilder::new().file("plain", "").finish();
+    let layout = Layout::of("a", &[plain, tar].map(|tar| LayerBlob::gzip(&tar)));
+    let events = std::sync::Mutex::new(Vec::new());
+    let request = FetchRequest::new(Source::Layout(layout.path().to_owned()));
+    let fetched =
+        fetch_image(&store, &pins, &request, &|event| events.lock().unwrap().push(event), &Cancel::new());
+    let image = fetched.unwrap_or_else(|e| panic!("{}", chain(&e))).image;
+    let told: Vec<_> = events
+        .into_inner()
+        .unwrap()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::LeftOut { layer, what } => Some((layer, what.to_string())),
+            _ => None,
+        })
+        .collect();
+    let expected = "access lists (SCHILY.acl) of 2 entries, extended attributes (LIBARCHIVE.xattr) of 1 entry, \
+                    labels (SELinux) of 1 entry";
+    assert_eq!(told, [(1, expected.to_owned())]);
+    let tree = Tree::read(&store.layer_path(image.layers[1].id));
+    assert!(
+        ["acl", "dir", "libarchive", "label"].iter().all(|path| tree.get(path).unwrap().xattrs.is_empty())
+    );
+    assert_eq!(tree.get("both").unwrap().xattrs["user.note"], b"x");
 }
 
 /// Version 2; user rwx, group rwx, other none.
