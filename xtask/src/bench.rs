@@ -17,6 +17,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("plywood-store", "unpack"),
     ("plywood-cli", "run"),
     ("plywood-cli", "storm"),
+    ("plywood-storm", "cost"),
 ];
 
 /// Targets that are missed, and what is known of it. A miss that is not here fails the run; so does one that is here and
