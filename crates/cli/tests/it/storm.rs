@@ -120,6 +120,9 @@ fn root_figures_are_shown_whatever_becomes_of_the_page() {
         assert!(same.check(2).stderr.contains("one would overwrite the other"));
         assert!(!lines_of(&fs::read_to_string(&raw).unwrap()).is_empty());
 
+        let endless = bed.plywood(&["storm", "--show", "/dev/zero"]).check(1);
+        assert!(endless.stderr.contains("/dev/zero is longer than 512 MiB"), "{}", endless.stderr);
+
         let hostile = fs::read_to_string(&raw).unwrap().replace(
             "\"mechanism\":\"per-layer\",\"lower\":\"layers\",\"snapshotter\":null",
             "\"mechanism\":null,\"lower\":null,\"snapshotter\":\"\\u001b]0;taken\\u0007\"",

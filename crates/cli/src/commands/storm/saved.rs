@@ -1,5 +1,7 @@
 //! `plywood storm --compare BEFORE AFTER` and `--show FILE`: files that `--raw` has written.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,6 +15,9 @@ use crate::context::Context;
 use crate::output;
 
 use super::output::Output;
+
+/// A storm of a thousand rounds of a thousand containers is 100 MB.
+const LONGEST: u64 = 512 << 20;
 
 /// Compares them, arm by arm.
 pub fn compare(context: &Context, before: &Path, after: &Path) -> anyhow::Result<ExitCode> {
@@ -37,6 +42,14 @@ pub fn show(context: &Context, args: &Storm, path: &Path) -> anyhow::Result<Exit
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let whole = || -> std::io::Result<String> {
+        let mut text = String::new();
+        File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = whole().with_context(|| format!("reading {}", path.display()))?;
+    if text.len() as u64 > LONGEST {
+        anyhow::bail!("{} is longer than {} MiB: no storm is", path.display(), LONGEST >> 20);
+    }
     summary::read(&text).with_context(|| format!("reading {}", path.display()))
 }
