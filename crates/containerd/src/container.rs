@@ -83,7 +83,7 @@ impl Session {
         let mut tasks = TasksClient::new(self.client().channel());
         let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true };
         let answer = tasks.kill(self.unleased(kill));
-        let killed = self.client().wait(|| format!("Kill {id:?}"), answer);
+        let killed = self.client().see_through(|| format!("Kill {id:?}"), answer);
         match killed {
             // Nothing runs that could be waited for.
             Err(error) if error.kind() == Kind::Missing => {}
@@ -91,16 +91,16 @@ impl Session {
                 unless(&[Kind::Busy], killed)?;
                 let wait = WaitRequest { container_id: id.to_owned() };
                 let answer = tasks.wait(self.unleased(wait));
-                let waited = self.client().wait(|| format!("Wait for {id:?}"), answer);
+                let waited = self.client().see_through(|| format!("Wait for {id:?}"), answer);
                 unless(&[Kind::Missing], waited.map(drop))?;
             }
         }
         let answer = tasks.delete(self.unleased(DeleteTaskRequest { container_id: id.to_owned() }));
-        let deleted = self.client().wait(|| format!("Delete task {id:?}"), answer);
+        let deleted = self.client().see_through(|| format!("Delete task {id:?}"), answer);
         unless(&[Kind::Missing], deleted.map(drop))?;
         let mut containers = ContainersClient::new(self.client().channel());
         let answer = containers.delete(self.unleased(DeleteContainerRequest { id: id.to_owned() }));
-        unless(&[Kind::Missing], self.client().wait(|| format!("Delete container {id:?}"), answer))
+        unless(&[Kind::Missing], self.client().see_through(|| format!("Delete container {id:?}"), answer))
     }
 }
 
@@ -170,7 +170,7 @@ impl Snapshot {
         let answer = client.remove(request);
         unless(
             &[Kind::Missing],
-            self.session.client().wait(|| format!("Remove snapshot {:?}", self.key), answer),
+            self.session.client().see_through(|| format!("Remove snapshot {:?}", self.key), answer),
         )
     }
 }
@@ -198,7 +198,7 @@ impl Task {
     /// Kills it if it still runs, and removes task, container and snapshot.
     ///
     /// # Errors
-    /// containerd refused; the session's end or the next session tries again.
+    /// containerd refused; closing the session tries again.
     pub fn remove(mut self) -> Result<(), CallError> {
         self.take_back()
     }
@@ -215,7 +215,7 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         if let Err(error) = self.take_back() {
-            tracing::warn!(%error, source = %error.message(), "a container is left; the next storm removes it");
+            tracing::debug!(%error, source = %error.message(), "a container is left until its session is closed");
         }
     }
 }
@@ -223,7 +223,7 @@ impl Drop for Task {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if let Err(error) = self.take_back() {
-            tracing::warn!(%error, source = %error.message(), "a snapshot is left; it goes with the session");
+            tracing::debug!(%error, source = %error.message(), "a snapshot is left until its session is closed");
         }
     }
 }

@@ -39,6 +39,15 @@ pub enum ConnectError {
         #[source]
         source: CallError,
     },
+    /// It had not answered when this process was asked to stop.
+    #[error("asked to stop before containerd answered on {}", socket.display())]
+    Stopped {
+        /// The path.
+        socket: PathBuf,
+        /// The call that was given up.
+        #[source]
+        source: CallError,
+    },
     /// This process could not do its part.
     #[error("cannot make a client for {}", socket.display())]
     Client {
@@ -99,7 +108,7 @@ pub enum Kind {
     Denied,
     /// The connection broke.
     Unreachable,
-    /// No answer in time.
+    /// No answer in time, or before somebody asked to stop.
     Late,
     /// Anything else.
     Failed,

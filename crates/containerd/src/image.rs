@@ -215,9 +215,6 @@ impl Session {
         let request = self.request(CreateImageRequest { image: Some(record.clone()) });
         let mut client = ImagesClient::new(self.client().channel());
         let answer = self.client().wait(|| format!("Create image {name:?}"), client.create(request));
-        if answer.is_ok() {
-            self.owns_image(record.name.clone(), record.labels.clone());
-        }
         unless(&[Kind::Exists], answer.map(drop))?;
         Ok(record)
     }
@@ -396,8 +393,9 @@ impl Session {
             Err(error) => {
                 let request =
                     self.request(RemoveSnapshotRequest { snapshotter: snapshotter(), key: key.to_owned() });
-                let removed =
-                    self.client().wait(|| format!("Remove snapshot {key:?}"), snapshots.remove(request));
+                let removed = self
+                    .client()
+                    .see_through(|| format!("Remove snapshot {key:?}"), snapshots.remove(request));
                 match error {
                     // Somebody else has unpacked it meanwhile.
                     ImageError::Call(call) if call.kind() == Kind::Exists => Ok(removed?),

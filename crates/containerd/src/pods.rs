@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use plywood_kernel::{IdMap, IdMapping, ProcessId};
 
@@ -23,7 +24,7 @@ use crate::proto::runtime::v1::{
     RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopPodSandboxRequest,
     UserNamespace,
 };
-use crate::session::{OWNER, SessionError, is_stale};
+use crate::session::{OWNER, SESSION, SessionError, is_stale};
 use crate::version::{Mounting, Version};
 
 /// The kubelet's namespace for pods without one.
@@ -36,7 +37,12 @@ const SLICE: &str = "system.slice";
 #[derive(Debug)]
 pub struct Pods {
     client: Client,
-    owner: String,
+    /// Says whose pods are.
+    labels: HashMap<String, String>,
+    /// Whether there may be any.
+    some: AtomicBool,
+    /// Whether somebody has been told what is left.
+    told: AtomicBool,
     cgroup_parent: &'static str,
     /// By what containerd says of its default runtime.
     user_namespaces: bool,
@@ -110,7 +116,11 @@ impl Pods {
         let owner = ProcessId::current().map_err(SessionError::Identity)?.to_string();
         let cgroup_parent = if uses_systemd(&status) { SLICE } else { "/" };
         let user_namespaces = has_user_namespaces(&status);
-        let pods = Pods { client: client.clone(), owner, cgroup_parent, user_namespaces };
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let session = format!("pods-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let labels = HashMap::from([(OWNER.to_owned(), owner), (SESSION.to_owned(), session)]);
+        let (some, told) = (AtomicBool::new(false), AtomicBool::new(false));
+        let pods = Pods { client: client.clone(), labels, some, told, cgroup_parent, user_namespaces };
         pods.sweep()?;
         Ok(Arc::new(pods))
     }
@@ -148,7 +158,7 @@ impl Pods {
                 namespace: POD_NAMESPACE.into(),
                 attempt: 0,
             }),
-            labels: HashMap::from([(OWNER.to_owned(), self.owner.clone())]),
+            labels: self.labels.clone(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup_parent.into(),
                 security_context: Some(LinuxSandboxSecurityContext {
@@ -160,21 +170,69 @@ impl Pods {
         let request =
             patient(RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() });
         let mut runtime = RuntimeServiceClient::new(self.client.channel());
+        // Whatever becomes of the answer, there may be one from here on.
+        self.some.store(true, Ordering::Relaxed);
         let answer = self.client.wait(|| format!("Run pod {name:?}"), runtime.run_pod_sandbox(request))?;
         Ok(Pod { pods: Arc::clone(self), id: answer.pod_sandbox_id, config, removed: false })
     }
 
+    /// Removes all pods that were run here, whoever holds them or failed to remove them. Dropping does the same and logs
+    /// what is left.
+    ///
+    /// # Errors
+    /// containerd refused, after all was tried; [`left`](Self::left) says what may be there. Calling it again tries
+    /// again, and so does the next session of any process.
+    pub fn close(&self) -> Result<(), CallError> {
+        if !self.some.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mine = |labels: &HashMap<String, String>| {
+            Ok::<_, CallError>(self.labels.iter().all(|(key, value)| labels.get(key) == Some(value)))
+        };
+        let closed = self.remove_all(mine);
+        if closed.is_err() {
+            self.told.store(true, Ordering::Relaxed);
+            self.some.store(true, Ordering::Relaxed);
+        }
+        closed
+    }
+
+    /// What may be left in containerd where closing has failed, and what becomes of it.
+    pub fn left(&self) -> String {
+        let owner = self.labels.get(OWNER).map_or("", String::as_str);
+        format!("pods labelled {OWNER}={owner} may be left in containerd; the next storm removes them")
+    }
+
     /// Removes pods that killed processes left.
     fn sweep(&self) -> Result<(), PodsError> {
+        self.remove_all(|labels| {
+            let stale = is_stale(labels)?;
+            if stale {
+                self.client.go_on(|| "remove what a killed process left".into())?;
+                tracing::info!(?labels, "removing what a killed process left");
+            }
+            Ok(stale)
+        })
+    }
+
+    /// Removes pods with such labels: all that can be, and then the first error.
+    fn remove_all<E: From<CallError>>(
+        &self,
+        whose: impl Fn(&HashMap<String, String>) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let request = patient(ListPodSandboxRequest { filter: None });
         let mut runtime = RuntimeServiceClient::new(self.client.channel());
-        for pod in self.client.wait(|| "List pods".into(), runtime.list_pod_sandbox(request))?.items {
-            if is_stale(&pod.labels)? {
-                tracing::info!(pod = pod.id, "removing what a killed process left");
-                self.remove(&pod.id)?;
+        let answer = runtime.list_pod_sandbox(request);
+        let mut failed = Ok(());
+        for pod in self.client.see_through(|| "List pods".into(), answer)?.items {
+            if whose(&pod.labels)?
+                && let Err(error) = self.remove(&pod.id)
+                && failed.is_ok()
+            {
+                failed = Err(error);
             }
         }
-        Ok(())
+        Ok(failed?)
     }
 
     /// Stops and removes a pod with its containers.
@@ -182,10 +240,10 @@ impl Pods {
         let mut runtime = RuntimeServiceClient::new(self.client.channel());
         let answer =
             runtime.stop_pod_sandbox(patient(StopPodSandboxRequest { pod_sandbox_id: id.to_owned() }));
-        self.client.wait(|| format!("Stop pod {id:?}"), answer)?;
+        self.client.see_through(|| format!("Stop pod {id:?}"), answer)?;
         let answer =
             runtime.remove_pod_sandbox(patient(RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }));
-        unless(&[Kind::Missing], self.client.wait(|| format!("Remove pod {id:?}"), answer).map(drop))
+        unless(&[Kind::Missing], self.client.see_through(|| format!("Remove pod {id:?}"), answer).map(drop))
     }
 }
 
@@ -238,7 +296,7 @@ impl Pod {
     /// Stops and removes it with its containers.
     ///
     /// # Errors
-    /// containerd refused; the next storm tries again.
+    /// containerd refused; closing tries again.
     pub fn remove(mut self) -> Result<(), CallError> {
         self.removed = true;
         self.pods.remove(&self.id)
@@ -250,7 +308,19 @@ impl Drop for Pod {
         if !self.removed
             && let Err(error) = self.pods.remove(&self.id)
         {
-            tracing::warn!(%error, source = %error.message(), "a pod is left; the next storm removes it");
+            tracing::debug!(%error, source = %error.message(), "a pod is left until all are closed");
+        }
+    }
+}
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        let told = self.told.load(Ordering::Relaxed);
+        match self.close() {
+            Err(error) if !told => {
+                tracing::warn!(%error, source = %error.message(), "{}", self.left());
+            }
+            _ => {}
         }
     }
 }

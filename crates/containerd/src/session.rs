@@ -1,12 +1,14 @@
 //! Everything one process makes in one namespace of containerd, and how it is taken back.
 //!
-//! All of it carries a label with the identity of the process, and belongs to a lease, which garbage collection respects.
-//! At the end the lease goes, and with it every blob and snapshot that nothing else refers to. Where a process was killed
-//! before it could do that, the next session does: it removes what belongs to processes that have ended, nothing else.
+//! All of it carries labels with the identity of the process and of the session, and belongs to a lease, which garbage
+//! collection respects. At the end whatever has the session's label is removed, so that nothing stays that could not be
+//! removed when it was its turn, or whose making was given up; with the lease goes every blob and snapshot that nothing
+//! else refers to. Where a process was killed before it could do that, the next session does: it removes what belongs to
+//! processes that have ended, nothing else.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use plywood_kernel::{ProcessId, SyscallError};
 use tonic::Request;
@@ -32,6 +34,9 @@ pub const NAMESPACE: &str = "plywood-storm";
 /// The label that says whose something is: a [`ProcessId`].
 pub(crate) const OWNER: &str = "plywood.owner";
 
+/// The label that says which of a process's sessions made it.
+pub(crate) const SESSION: &str = "plywood.session";
+
 /// The label, on an image, with a second name to remove: the CRI plugin gives each image it sees its config's digest for
 /// a name, and keeps that when the image goes.
 pub(crate) const ALIAS: &str = "plywood.alias";
@@ -46,9 +51,9 @@ pub struct Session {
     owner: String,
     /// Whether the namespace is to go, should nothing be left in it.
     own_namespace: bool,
-    /// Names and labels of images made here.
-    images: Mutex<Vec<(String, HashMap<String, String>)>>,
     closed: AtomicBool,
+    /// Whether somebody has been told what is left.
+    told: AtomicBool,
 }
 
 /// Why there is no session.
@@ -95,8 +100,8 @@ impl Session {
             lease: metadata(&lease)?,
             owner,
             own_namespace: namespace == NAMESPACE,
-            images: Mutex::new(Vec::new()),
             closed: AtomicBool::new(true),
+            told: AtomicBool::new(false),
         };
         session.begin(namespace, lease)?;
         Ok(Arc::new(session))
@@ -111,11 +116,19 @@ impl Session {
             self.client.wait(|| format!("Create namespace {namespace:?}"), namespaces.create(request));
         self.own_namespace |= created.is_ok();
         unless(&[Kind::Exists], created.map(drop))?;
-        self.sweep()?;
+        self.remove_all(|labels| {
+            let stale = is_stale(labels)?;
+            if stale {
+                self.client.go_on(|| "remove what a killed process left".into())?;
+                tracing::info!(?labels, "removing what a killed process left");
+            }
+            Ok::<_, SessionError>(stale)
+        })?;
+        // Whatever becomes of the answer, there may be one from here on.
+        self.closed.store(false, Ordering::Relaxed);
         let request = self.unleased(CreateRequest { id: lease, labels: self.labels() });
         self.client
             .wait(|| "Create lease".into(), LeasesClient::new(self.client.channel()).create(request))?;
-        self.closed.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -129,68 +142,95 @@ impl Session {
         &self.snapshotter
     }
 
-    /// Takes everything back that is not held by a [`Snapshot`](crate::Snapshot) or [`Task`](crate::Task), and says what
-    /// could not be. Nothing can be made afterwards. Dropping does the same and logs it.
+    /// Takes everything back: containers, whoever holds them or failed to remove them, images, and with the lease all
+    /// snapshots and blobs. Nothing can be made afterwards. Dropping does the same and logs what is left.
     ///
     /// # Errors
-    /// containerd refused; the next session tries again.
+    /// containerd refused, after all was tried; [`left`](Self::left) says what may be there. Calling it again tries
+    /// again, and so does the next session of any process.
     pub fn close(&self) -> Result<(), CallError> {
         if self.closed.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let images = std::mem::take(&mut *self.images.lock().unwrap_or_else(PoisonError::into_inner));
-        for (name, labels) in images {
-            self.remove_image(name, &labels)?;
+        let closed = self.take_back();
+        if closed.is_err() {
+            self.told.store(true, Ordering::Relaxed);
+            self.closed.store(false, Ordering::Relaxed);
         }
-        let lease = self.lease.to_str().unwrap_or_default().to_owned();
-        self.remove_lease(lease)?;
+        closed
+    }
+
+    /// What may be left in containerd where closing has failed, and what becomes of it.
+    pub fn left(&self) -> String {
+        let namespace = self.namespace.to_str().unwrap_or_default();
+        format!(
+            "what is labelled {SESSION}={} in containerd's namespace {namespace} may be left: containers, images, a lease \
+             with its snapshots; the next storm removes it",
+            self.name()
+        )
+    }
+
+    fn take_back(&self) -> Result<(), CallError> {
+        let mine = |labels: &HashMap<String, String>| {
+            let session = labels.get(SESSION).is_some_and(|session| session == self.name());
+            Ok::<_, CallError>(session && labels.get(OWNER) == Some(&self.owner))
+        };
+        self.remove_all(mine)?;
         if self.own_namespace {
             let name = self.namespace.to_str().unwrap_or_default().to_owned();
             let call = format!("Delete namespace {name:?}");
             let mut client = NamespacesClient::new(self.client.channel());
             let answer = client.delete(self.unleased(DeleteNamespaceRequest { name }));
             // Somebody else's images are in it, or another session.
-            unless(&[Kind::Busy, Kind::Missing], self.client.wait(|| call, answer))?;
+            unless(&[Kind::Busy, Kind::Missing], self.client.see_through(|| call, answer))?;
         }
         Ok(())
     }
 
-    /// Removes what processes left that have ended.
-    fn sweep(&self) -> Result<(), SessionError> {
+    /// Removes containers, images and leases with such labels: all that can be, and then the first error.
+    fn remove_all<E: From<CallError>>(
+        &self,
+        whose: impl Fn(&HashMap<String, String>) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let filters = || vec![format!("labels.{OWNER:?}")];
         let channel = || self.client.channel();
-        let request = self.unleased(ListContainersRequest { filters: filters() });
-        let answer =
-            self.client.wait(|| "List containers".into(), ContainersClient::new(channel()).list(request))?;
-        for container in answer.containers {
-            if is_stale(&container.labels)? {
-                tracing::info!(container = container.id, "removing what a killed process left");
-                self.remove_container(&container.id)?;
+        let mut failed = Ok(());
+        let mut note = |removed: Result<(), CallError>| {
+            if let (Err(error), true) = (removed, failed.is_ok()) {
+                failed = Err(error);
+            }
+        };
+        let mut containers = ContainersClient::new(channel());
+        let answer = containers.list(self.unleased(ListContainersRequest { filters: filters() }));
+        for container in self.client.see_through(|| "List containers".into(), answer)?.containers {
+            if whose(&container.labels)? {
+                note(self.remove_container(&container.id));
             }
         }
-        let request = self.unleased(ListImagesRequest { filters: filters() });
-        let answer = self.client.wait(|| "List images".into(), ImagesClient::new(channel()).list(request))?;
-        for image in answer.images {
-            if is_stale(&image.labels)? {
-                self.remove_image(image.name, &image.labels)?;
+        let mut images = ImagesClient::new(channel());
+        let answer = images.list(self.unleased(ListImagesRequest { filters: filters() }));
+        for image in self.client.see_through(|| "List images".into(), answer)?.images {
+            if whose(&image.labels)? {
+                note(self.remove_image(image.name, &image.labels));
             }
         }
-        let request = self.unleased(ListRequest { filters: filters() });
-        let answer = self.client.wait(|| "List leases".into(), LeasesClient::new(channel()).list(request))?;
-        for lease in answer.leases {
-            if is_stale(&lease.labels)? {
-                self.remove_lease(lease.id)?;
+        let mut leases = LeasesClient::new(channel());
+        let answer = leases.list(self.unleased(ListRequest { filters: filters() }));
+        for lease in self.client.see_through(|| "List leases".into(), answer)?.leases {
+            if whose(&lease.labels)? {
+                note(self.remove_lease(lease.id));
             }
         }
-        Ok(())
+        Ok(failed?)
     }
 
     fn remove_image(&self, name: String, labels: &HashMap<String, String>) -> Result<(), CallError> {
         for name in labels.get(ALIAS).cloned().into_iter().chain([name]) {
             let call = format!("Delete image {name:?}");
             let request = self.unleased(DeleteImageRequest { name, sync: true });
-            let answer = self.client.wait(|| call, ImagesClient::new(self.client.channel()).delete(request));
-            unless(&[Kind::Missing], answer)?;
+            let mut images = ImagesClient::new(self.client.channel());
+            let answer = images.delete(request);
+            unless(&[Kind::Missing], self.client.see_through(|| call, answer))?;
         }
         Ok(())
     }
@@ -199,25 +239,25 @@ impl Session {
     fn remove_lease(&self, id: String) -> Result<(), CallError> {
         let call = format!("Delete lease {id:?}");
         let request = self.unleased(DeleteRequest { id, sync: true });
-        unless(
-            &[Kind::Missing],
-            self.client.wait(|| call, LeasesClient::new(self.client.channel()).delete(request)),
-        )
-    }
-
-    /// Remembers an image that is to go with the session.
-    pub(crate) fn owns_image(&self, name: String, labels: HashMap<String, String>) {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner).push((name, labels));
+        let mut leases = LeasesClient::new(self.client.channel());
+        let answer = leases.delete(request);
+        unless(&[Kind::Missing], self.client.see_through(|| call, answer))
     }
 
     /// Says whose something is.
     pub(crate) fn labels(&self) -> HashMap<String, String> {
-        HashMap::from([(OWNER.to_owned(), self.owner.clone())])
+        let session = self.name().to_owned();
+        HashMap::from([(OWNER.to_owned(), self.owner.clone()), (SESSION.to_owned(), session)])
+    }
+
+    /// Its own, which its lease has as well.
+    fn name(&self) -> &str {
+        self.lease.to_str().unwrap_or_default()
     }
 
     /// A name that no other session uses.
     pub(crate) fn unique(&self, what: &str) -> String {
-        format!("{}-{what}", self.lease.to_str().unwrap_or_default())
+        format!("{}-{what}", self.name())
     }
 
     pub(crate) fn namespace(&self) -> &MetadataValue<Ascii> {
@@ -237,8 +277,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::warn!(%error, source = %error.message(), "something is left in containerd; the next storm removes it");
+        let told = self.told.load(Ordering::Relaxed);
+        match self.close() {
+            Err(error) if !told => {
+                tracing::warn!(%error, source = %error.message(), "{}", self.left());
+            }
+            _ => {}
         }
     }
 }

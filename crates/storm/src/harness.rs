@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use plywood_kernel::SyscallError;
+use plywood_kernel::{MountNs, SyscallError};
 use plywood_node::CpuSet;
 
 use crate::arm::Arm;
@@ -144,7 +144,8 @@ impl Storm {
         let mut closed = Ok(());
         for launcher in launchers {
             if let Err(error) = launcher.close() {
-                if closed.is_ok() {
+                // Whoever asked it to stop has to hear what may be left.
+                if closed.is_ok() && ran.is_ok() {
                     closed = Err(StormError::from(error));
                 } else {
                     tracing::error!(error = &error as &dyn std::error::Error, "closing a launcher");
@@ -185,14 +186,21 @@ impl Storm {
         launchers: &[Arc<dyn Launcher>],
     ) -> Result<Vec<Option<Arc<bystander::Config>>>, StormError> {
         let Some(walk) = self.walk(launchers)? else { return Ok(vec![None; launchers.len()]) };
-        let mut ours: Option<Arc<bystander::Config>> = None;
+        let mut opened: Vec<((u64, u64), Arc<bystander::Config>)> = Vec::new();
         let mut watched = Vec::new();
         for launcher in launchers {
-            let config = match launcher.namespace()? {
-                Some(theirs) => Arc::new(bystander::Config::new(Some(theirs), walk.clone())),
-                None => Arc::clone(
-                    ours.get_or_insert_with(|| Arc::new(bystander::Config::new(None, walk.clone()))),
-                ),
+            let namespace = launcher.namespace()?;
+            let id = match &namespace {
+                Some(theirs) => identity(theirs)?,
+                None => identity(&MountNs::current()?)?,
+            };
+            let config = match opened.iter().find(|(other, _)| *other == id) {
+                Some((_, config)) => Arc::clone(config),
+                None => {
+                    let config = Arc::new(bystander::Config::new(namespace, walk.clone()));
+                    opened.push((id, Arc::clone(&config)));
+                    config
+                }
             };
             watched.push(Some(config));
         }
@@ -286,6 +294,13 @@ impl Storm {
     fn threads(&self, arm: &Arm, launcher: &dyn Launcher) -> usize {
         launcher.threads(arm.concurrency, self.asked(arm)).clamp(1, arm.containers.max(1))
     }
+}
+
+/// The same for all descriptors of a namespace while there is one.
+fn identity(namespace: &MountNs) -> Result<(u64, u64), SyscallError> {
+    let stat =
+        rustix::fs::fstat(namespace).map_err(|errno| SyscallError::new("fstat(a mount namespace)", errno))?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// The arms of a round; a different one begins each time, so that none always follows the same rest.

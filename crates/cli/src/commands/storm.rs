@@ -30,7 +30,7 @@ use super::containers;
 use super::run::{descriptors, scratch};
 use crate::args::Storm;
 use crate::context::Context;
-use crate::remedy::INTERRUPTED;
+use crate::remedy::{INTERRUPTED, Interrupted};
 
 use launchers::Launchers;
 use output::Output;
@@ -106,7 +106,11 @@ fn storm(
     let launchers = Launchers::open(
         &launchers::Place { context, args, settings, machine, pool, store, capabilities, arms: &arms },
         image,
-    )?;
+    )
+    .map_err(|error| match context.cancel.requested() {
+        true => Interrupted(format!("interrupted: {error:#}")).into(),
+        false => error,
+    })?;
     host.versions = launchers.versions();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run = record::Run {

@@ -1,9 +1,12 @@
 //! `plywood storm` of a real containerd and of its CRI.
 
+use std::time::{Duration, Instant};
+
 use plywood_xtask::containerd::{SUITES, Server, Settings, Suite, Tree};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::bed::in_bed;
+use super::bed::{eventually, in_bed};
 
 const QUICK: [&str; 6] = ["--containers", "4", "--repeat", "1", "--generate", "layers=3,files=20,size=10"];
 
@@ -121,5 +124,46 @@ fn root_a_new_containerd_storms_with_ids_of_both_kinds() {
         }
         assert!(shown.contains("apping ids") || shown.contains("ids are mapped"), "{shown}");
         assert!(shown.contains("changes the host's mount table 4 times with the one and 2 times"), "{shown}");
+    });
+}
+
+/// A stopped containerd answers nobody, and Ctrl-C ends the storm all the same, with a word on what may be left: the next
+/// storm takes that back.
+#[test]
+fn root_ctrl_c_ends_a_storm_of_a_containerd_that_does_not_answer() {
+    in_bed(|bed| {
+        let settings = Settings { pods: true, ..Settings::default() };
+        let server = Server::start(Tree::open(Suite::Sid).unwrap(), &settings).unwrap();
+        let socket = server.socket().display().to_string();
+        let pid = Pid::from_raw(server.pid().cast_signed()).unwrap();
+        let storm = |launcher| {
+            let args = ["storm", "--userns", "host", "--address", &socket, "--launcher", launcher];
+            [&args[..], &QUICK].concat()
+        };
+        for launcher in ["containerd", "cri"] {
+            // While it opens, and with containers there.
+            for started in [false, true] {
+                if !started {
+                    kill_process(pid, Signal::STOP).unwrap();
+                }
+                let run = bed.start(&[&storm(launcher)[..], &["--hold", "1000s"]].concat()).ready();
+                if started {
+                    eventually("containers run", || (server.processes().unwrap().len() > 4).then_some(()));
+                    kill_process(pid, Signal::STOP).unwrap();
+                } else {
+                    std::thread::sleep(Duration::from_millis(1500));
+                }
+                let asked = Instant::now();
+                run.signal(Signal::INT);
+                let done = run.finish().check(130);
+                assert!(asked.elapsed() < Duration::from_secs(30), "{launcher}: {:?}", asked.elapsed());
+                kill_process(pid, Signal::CONT).unwrap();
+                assert_eq!(done.stderr.contains("may be left"), started, "{launcher}: {}", done.stderr);
+                bed.expect_empty();
+            }
+            bed.plywood(&storm(launcher)).check(0);
+            let alone = || (server.processes().unwrap() == [server.pid()]).then_some(());
+            eventually("nothing of the storm that was given up runs", alone);
+        }
     });
 }

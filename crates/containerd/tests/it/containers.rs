@@ -2,9 +2,13 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use plywood_containerd::{Client, ImageError, Mounting, NAMESPACE, Rootfs, Session, SessionError};
+use plywood_containerd::{
+    Client, ConnectError, ImageError, Kind, Mounting, NAMESPACE, Rootfs, Session, SessionError,
+};
 use plywood_kernel::testing::require_root;
 use plywood_kernel::{IdMap, IdRange};
 use plywood_xtask::containerd::{SUITES, Server, Settings, Suite, Tree, small_image};
@@ -184,6 +188,74 @@ fn root_a_snapshotter_that_is_not_there_is_refused_with_those_that_are() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// One whose removal failed is held by nobody any more, and has the session's label. What another session of this process
+/// has is its own.
+#[test]
+fn root_closing_removes_what_could_not_be_removed() {
+    require_root();
+    let server = start(Suite::Sid, &Settings::default());
+    let client = Client::connect(&server.socket()).unwrap();
+    let before = traces(&server, NAMESPACE);
+    let [session, other] = [(); 2].map(|()| Session::open(&client, NAMESPACE, "overlayfs").unwrap());
+    let image = session.import(&layout(&server), None).unwrap();
+    let sleep = ["/bin/sleep", "1000"].map(str::to_owned);
+    let lost = session.prepare("lost", &image, Some(&mapping())).unwrap().start(&sleep).unwrap();
+    std::mem::forget(lost);
+    let image = other.image(IMAGE).unwrap();
+    let kept = other.prepare("kept", &image, Some(&mapping())).unwrap().start(&sleep).unwrap();
+    session.close().unwrap();
+    let there = traces(&server, NAMESPACE).records;
+    let named = |name: &str| there.iter().any(|record| record.starts_with(name));
+    assert!(named("kept") && !named("lost"), "{there:#?}");
+    kept.remove().unwrap();
+    other.close().unwrap();
+    assert_nothing_but(&server, NAMESPACE, &before);
+}
+
+/// A containerd that has been stopped answers nobody: who has asked to stop is not kept waiting, and told; once it goes
+/// on, closing again takes everything back.
+#[test]
+fn root_a_silent_containerd_keeps_nobody_who_has_asked_to_stop() {
+    require_root();
+    let server = start(Suite::Sid, &Settings::default());
+    let before = traces(&server, NAMESPACE);
+    let stop = Arc::new(AtomicBool::new(false));
+    let client = Client::connect_until(&server.socket(), Arc::clone(&stop)).unwrap();
+    let session = Session::open(&client, NAMESPACE, "overlayfs").unwrap();
+    let image = session.import(&layout(&server), None).unwrap();
+    let sleep = ["/bin/sleep", "1000"].map(str::to_owned);
+    let task = session.prepare("one", &image, Some(&mapping())).unwrap().start(&sleep).unwrap();
+    signal(&server, "STOP");
+    let asked = std::thread::scope(|scope| {
+        let making = scope.spawn(|| session.prepare("two", &image, Some(&mapping())).map(drop).unwrap_err());
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!making.is_finished(), "a stopped containerd has answered");
+        stop.store(true, Ordering::Relaxed);
+        let asked = Instant::now();
+        let error = making.join().unwrap();
+        assert_eq!((error.kind(), error.message()), (Kind::Late, "asked to stop"));
+        asked
+    });
+    let error = task.remove().unwrap_err();
+    assert!(error.message().contains("answered nothing for"), "{}", error.message());
+    let error = session.close().unwrap_err();
+    assert!(error.message().contains("answered nothing for"), "{}", error.message());
+    assert!(session.left().contains("plywood.session="), "{}", session.left());
+    assert!(matches!(Client::connect_until(&server.socket(), stop), Err(ConnectError::Stopped { .. })));
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+    signal(&server, "CONT");
+    let start = Instant::now();
+    while let Err(error) = session.close() {
+        assert!(start.elapsed() < PATIENCE, "{error}: {}", error.message());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_nothing_but(&server, NAMESPACE, &before);
+}
+
+fn signal(server: &Server, name: &str) {
+    output(Command::new("kill").args([&format!("-{name}"), &server.pid().to_string()])).unwrap();
 }
 
 /// The test starts itself as another process, which starts a container and is killed.

@@ -16,7 +16,15 @@ fn root_a_pod_with_a_user_namespace_and_nothing_left() {
     let pods = Pods::open(&client).unwrap();
     pods.map_ids().unwrap();
     // What containerd unpacks and keeps of the pause image is not the pod's: a first pod makes it so.
-    pods.run("first", None).unwrap().remove().unwrap();
+    std::mem::forget(pods.run("first", None).unwrap());
+    // Nobody holds it any more, as one whose removal has failed.
+    let others = Pods::open(&client).unwrap();
+    let held = others.run("held", None).unwrap();
+    pods.close().unwrap();
+    let pauses = || server.processes().unwrap().len();
+    assert!(pauses() > 1, "closing took what is another's");
+    held.remove().unwrap();
+    others.close().unwrap();
     let before = traces(&server, Pods::NAMESPACE);
 
     let session = Session::open(&client, Pods::NAMESPACE, "overlayfs").unwrap();

@@ -20,6 +20,8 @@ struct Fake {
     /// The first half of each launch is waiting for its turn.
     queues: bool,
     refuses_to_prepare: bool,
+    /// Whether it says which namespace it works in.
+    says_where: bool,
     inside: AtomicUsize,
     most: AtomicUsize,
     cpus: Mutex<BTreeSet<u32>>,
@@ -41,6 +43,13 @@ impl Launcher for Fake {
     fn prepare(&self, _round: launcher::Round) -> Result<(), LauncherError> {
         self.call("prepare");
         if self.refuses_to_prepare { Err(LauncherError::new("preparing", "no room")) } else { Ok(()) }
+    }
+
+    fn namespace(&self) -> Result<Option<MountNs>, LauncherError> {
+        self.says_where
+            .then(MountNs::current)
+            .transpose()
+            .map_err(LauncherError::doing("opening a namespace"))
     }
 
     fn launch(&self, container: usize) -> Result<Launched, LaunchFailure> {
@@ -373,4 +382,18 @@ fn four_hundred_at_once_have_a_thread_each_and_little_memory() {
     ran(&storm(vec![arm(400, 400)], 0), &[Arc::clone(&fake)]);
     assert_eq!(fake.most.load(Ordering::SeqCst), 400);
     assert!(resident() - before < 100, "{} MB more", resident() - before);
+}
+
+/// Counters of the machine are hundreds of descriptors on a large one: each namespace has one set, however many arms
+/// work in it and however they name it.
+#[test]
+fn arms_of_one_namespace_share_their_counters() {
+    let theirs = || -> Arc<dyn Launcher> { Arc::new(Fake { says_where: true, ..Fake::default() }) };
+    let launchers = [theirs(), theirs(), Arc::new(Fake::default())];
+    let mut storm = storm(vec![arm(1, 1); 3], 1);
+    storm.walks = vec![PathBuf::from("/")];
+    let watched = storm.watched(&launchers).unwrap();
+    let first = watched[0].as_ref().unwrap();
+    assert!(watched.iter().flatten().all(|config| Arc::ptr_eq(config, first)));
+    assert_eq!(watched.iter().flatten().count(), 3);
 }

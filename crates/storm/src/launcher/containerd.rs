@@ -78,6 +78,8 @@ pub struct Config {
     /// The id mappings of containers, by their number; the caller holds the ids. None: they have the host's ids, and no
     /// user namespaces.
     pub mappings: Option<Vec<IdMap>>,
+    /// Set when somebody asks to stop: calls that make something end then, and so does opening.
+    pub cancel: Arc<AtomicBool>,
 }
 
 /// The launcher.
@@ -91,6 +93,7 @@ pub struct Containerd {
     running: Running<Container>,
     number: u32,
     rounds: AtomicU32,
+    /// The storm's own request; the client heeds that of the configuration by itself.
     cancelled: AtomicBool,
 }
 
@@ -106,7 +109,8 @@ enum Container {
 /// # Errors
 /// There is no containerd, no such snapshotter, it does not map ids and is to, there is no image, nothing to run.
 pub fn open(config: Config) -> Result<Containerd, LauncherError> {
-    let client = Client::connect(&config.socket).map_err(LauncherError::doing("connecting to containerd"))?;
+    let client = Client::connect_until(&config.socket, Arc::clone(&config.cancel))
+        .map_err(LauncherError::doing("connecting to containerd"))?;
     let session = Session::open(&client, NAMESPACE, &config.snapshotter)
         .map_err(LauncherError::doing("opening a session of containerd"))?;
     if config.mappings.is_some() && !session.snapshotter().maps_ids() {
@@ -208,11 +212,12 @@ impl Launcher for Containerd {
     }
 
     fn close(&self) -> Result<(), LauncherError> {
-        self.remove()?;
-        if let Some(assembler) = &self.assembler {
-            assembler.close()?;
-        }
-        self.session.close().map_err(LauncherError::doing("closing the session of containerd"))
+        // What this leaves, the others take back, or say that it is left.
+        let removed = self.remove();
+        let unmounted = self.assembler.as_ref().map_or(Ok(()), Assembler::close);
+        let closed = self.session.close().map_err(|error| LauncherError::new(self.session.left(), error));
+        retried(removed);
+        unmounted.and(closed)
     }
 
     fn cancel(&self) {
@@ -236,6 +241,16 @@ impl Containerd {
             }
             Container::Mounted(mounted) => mounted.remove(),
         }
+    }
+}
+
+/// Closing has tried again, and tells what is left.
+pub(super) fn retried(removed: Result<(), LauncherError>) {
+    if let Err(error) = removed {
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "closing takes back what is left of a round"
+        );
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Config {
     /// The id mappings of pods, by their number; the caller holds the ids. None: they have the host's ids, and no user
     /// namespaces.
     pub mappings: Option<Vec<IdMap>>,
+    /// Set when somebody asks to stop: calls that make something end then, and so does opening.
+    pub cancel: Arc<AtomicBool>,
 }
 
 /// The launcher.
@@ -56,7 +58,8 @@ pub struct Cri {
 /// # Errors
 /// There is no containerd, no CRI, no pods with user namespaces where they are to have them, no image.
 pub fn open(config: Config) -> Result<Cri, LauncherError> {
-    let client = Client::connect(&config.socket).map_err(LauncherError::doing("connecting to containerd"))?;
+    let client = Client::connect_until(&config.socket, Arc::clone(&config.cancel))
+        .map_err(LauncherError::doing("connecting to containerd"))?;
     let pods = Pods::open(&client).map_err(LauncherError::doing("asking containerd for pods"))?;
     if config.mappings.is_some() {
         let without = |error| format!("{error}; {}", containerd::WITHOUT);
@@ -131,8 +134,12 @@ impl Launcher for Cri {
     }
 
     fn close(&self) -> Result<(), LauncherError> {
-        self.remove()?;
-        self.session.close().map_err(LauncherError::doing("closing the session of containerd"))
+        // What this leaves, the others take back, or say that it is left.
+        let removed = self.remove();
+        let gone = self.pods.close().map_err(|error| LauncherError::new(self.pods.left(), error));
+        let closed = self.session.close().map_err(|error| LauncherError::new(self.session.left(), error));
+        containerd::retried(removed);
+        gone.and(closed)
     }
 
     fn cancel(&self) {

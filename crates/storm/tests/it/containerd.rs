@@ -1,6 +1,7 @@
 //! Storms of a real containerd and of its CRI: rounds start, mount where they should, and leave nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plywood_kernel::testing::require_root;
@@ -46,6 +47,7 @@ fn config(server: &Server, layout: PathBuf, part: Part) -> Config {
         command: Vec::new(),
         part,
         mappings: Some(mappings()),
+        cancel: Arc::default(),
     }
 }
 
@@ -56,6 +58,7 @@ fn pods(server: &Server, layout: PathBuf) -> cri::Config {
         image: Source::Layout(layout, None),
         command: Vec::new(),
         mappings: Some(mappings()),
+        cancel: Arc::default(),
     }
 }
 

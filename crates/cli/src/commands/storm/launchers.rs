@@ -186,12 +186,13 @@ fn theirs(
         None => Source::Name(image.name.clone()),
     };
     let command = place.args.command.clone();
+    let cancel = place.context.cancel.shared();
     let mappings = match arm.userns {
         UserNs::Host => None,
         UserNs::Private => Some(ids.context("no ids were leased for containerd")?.maps().to_vec()),
     };
     let (launcher, layers): (Arc<dyn Launcher>, usize) = if pods {
-        let opened = cri::open(cri::Config { socket, snapshotter, image, command, mappings })?;
+        let opened = cri::open(cri::Config { socket, snapshotter, image, command, mappings, cancel })?;
         let layers = opened.layers();
         (Arc::new(opened), layers)
     } else {
@@ -205,6 +206,7 @@ fn theirs(
             command,
             part,
             mappings,
+            cancel,
         };
         let opened = containerd::open(config)?;
         let layers = opened.layers();

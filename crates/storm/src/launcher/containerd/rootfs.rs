@@ -153,14 +153,18 @@ impl Assembler {
         Ok(mounted)
     }
 
-    /// Removes the directory; all of its mounts have gone.
+    /// Removes the directory, with the mounts that could not be unmounted when it was their turn.
     pub(super) fn close(&self) -> Result<(), LauncherError> {
         self.inner.reaper.drain();
-        self.inner.inside(|inner| match fs::remove_dir(&inner.dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(LauncherError::new(format!("removing {}", inner.dir.display()), error))
+        self.inner.inside(|inner| {
+            match clear(&inner.dir, DEPTH).and_then(|()| fs::remove_dir(&inner.dir)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let dir = inner.dir.display();
+                    let what = format!("{dir} may be left in containerd's mount namespace, with mounts; the next storm removes it");
+                    Err(LauncherError::new(what, error))
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
         })
     }
 }
