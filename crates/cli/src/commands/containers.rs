@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use plywood_engine::cgroup::Cgroups;
 use plywood_engine::launch::remove_bundle;
 use plywood_engine::runtime::{self, Runtime};
+use plywood_image::signal;
 use plywood_store::{Container, ContainerId, ContainerState, Snapshot, Store};
+use rustix::process::Signal;
 
 use crate::context::Context;
 use crate::output;
@@ -50,14 +52,22 @@ pub fn end(
     if !is_alive(container) {
         return settle(context, store, container);
     }
-    let runtime = runtime_of(context, container)?;
+    let runtime = runtime_of(context, container);
     for (signal, patience) in [(signal, patience), ("KILL", RECORDING)] {
-        if let Err(error) = runtime.kill(container.id.as_str(), signal)
+        let asked = match &runtime {
+            Ok(runtime) => {
+                runtime.kill(container.id.as_str(), signal).map_err(|error| crate::remedy::chain(&error))
+            }
+            Err(error) => Err(format!("{error:#}")),
+        };
+        if let Err(error) = asked
             && is_alive(container)
         {
             // The terminal's Ctrl-C reaches the runtime, too.
             context.heed()?;
-            return Err(error).with_context(|| format!("stopping container {}", container.id.short()));
+            tracing::warn!(error, container = container.id.short(), "signalled without its runtime");
+            send(container, signal)
+                .with_context(|| format!("stopping container {}", container.id.short()))?;
         }
         let until = Instant::now() + patience;
         while is_alive(container) && Instant::now() < until {
@@ -69,6 +79,16 @@ pub fn end(
         }
     }
     anyhow::bail!("container {} does not end, even after KILL", container.id.short())
+}
+
+/// Signals its first process ourselves: its runtime, or what that knows of it, is gone.
+fn send(container: &Container, signal: &str) -> anyhow::Result<()> {
+    let named = signal::number(signal).and_then(|number| Signal::from_named_raw(number.into()));
+    match (&container.process, named) {
+        (Some(process), Some(signal)) => Ok(process.signal(signal).map(drop)?),
+        // A real-time signal, which only runtimes send: KILL follows.
+        _ => Ok(()),
+    }
 }
 
 /// The containers of these names, each once; all there are if `all`.

@@ -420,3 +420,31 @@ fn root_the_supervisor_lets_go_of_the_callers_directory() {
         bed.ok(&["rm", "--force", "box"]);
     });
 }
+
+/// What the runtime knew of them was gone, and with it the only way to end them.
+#[test]
+fn root_containers_whose_runtime_knows_nothing_of_them_can_be_ended() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+        for (args, supervised) in
+            [(&["stop"][..], true), (&["rm", "--force"], true), (&["rm", "--force"], false)]
+        {
+            let id = detach(bed, &["--name", "box"], script);
+            eventually("it traps", || (bed.ok(&["logs", &id]) == "ready\n").then_some(()));
+            if !supervised {
+                super::interrupt::kill_supervisor(bed);
+            }
+            let root = std::fs::File::open(bed.root()).unwrap();
+            plywood_kernel::remove_tree(&root, "run").unwrap();
+            let done = bed.plywood(&[args, &["box"]].concat()).check(0);
+            assert_eq!(done.stdout, format!("{id}\n"));
+            assert!(done.stderr.contains("signalled without its runtime"), "{}", done.stderr);
+            if args == ["stop"] {
+                assert_eq!(bed.containers()[0]["exit_code"], 5);
+                bed.ok(&["rm", "box"]);
+            }
+            bed.expect_empty();
+        }
+    });
+}
