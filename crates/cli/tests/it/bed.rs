@@ -18,6 +18,8 @@ use super::layout::{Layout, TestImage, text};
 
 /// No command of a test takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// What somebody who presses Ctrl-C is asked to wait, and what is taken back within it; far more than it takes.
+const PROMPT: Duration = Duration::from_secs(30);
 
 /// A state root of its own.
 pub(crate) struct Bed {
@@ -206,8 +208,20 @@ impl Running {
 
     /// Waits for it, and panics if that takes too long.
     #[track_caller]
-    pub(crate) fn finish(mut self) -> Done {
-        let until = Instant::now() + PATIENCE;
+    pub(crate) fn finish(self) -> Done {
+        self.finish_within(PATIENCE)
+    }
+
+    /// Asks it to stop, and panics unless it does so soon.
+    #[track_caller]
+    pub(crate) fn interrupt(self, signal: Signal) -> Done {
+        self.signal(signal);
+        self.finish_within(PROMPT)
+    }
+
+    #[track_caller]
+    fn finish_within(mut self, patience: Duration) -> Done {
+        let until = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return Done { status, stdout: written(&self.stdout), stderr: written(&self.stderr) };
@@ -215,7 +229,11 @@ impl Running {
             if Instant::now() > until {
                 self.child.kill().unwrap();
                 self.child.wait().unwrap();
-                panic!("does not end\n{}\n{}", written(&self.stdout), written(&self.stderr));
+                panic!(
+                    "does not end within {patience:?}\n{}\n{}",
+                    written(&self.stdout),
+                    written(&self.stderr)
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }

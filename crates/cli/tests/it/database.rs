@@ -95,8 +95,7 @@ fn root_a_caller_is_told_of_recorded_containers_alone() {
         let run = bed.start(&["run", "-d", "app", "--", "sleep", "1000"]).ready();
         eventually("it is launched", || (recorded() == 1).then_some(()));
         std::thread::sleep(Duration::from_millis(800));
-        run.signal(Signal::INT);
-        assert_eq!(run.finish().check(130).stdout, "");
+        assert_eq!(run.interrupt(Signal::INT).check(130).stdout, "");
         refusal.end();
         assert_eq!(bed.json(&["ps"]), json!({ "containers": [] }));
         bed.expect_empty();

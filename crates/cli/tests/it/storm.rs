@@ -340,8 +340,7 @@ fn root_ctrl_c_takes_everything_back() {
                 (raw.matches(r#""kind":"round""#).count() >= rounds).then_some(())
             });
             std::thread::sleep(Duration::from_millis(37 * number as u64));
-            storm.signal(Signal::INT);
-            let done = storm.finish();
+            let done = storm.interrupt(Signal::INT);
             let code = done.status.code();
             assert!(code == Some(130), "{launcher} {code:?}\n{}\n{}", done.stdout, done.stderr);
             let raw = fs::read_to_string(&raw).unwrap();
