@@ -5,6 +5,8 @@ mod launch;
 use std::fmt;
 use std::process::ExitCode;
 
+use plywood_engine::cgroup::CgroupError;
+use plywood_engine::idrange::MachineIdsError;
 use plywood_kernel::{Kind, SyscallError};
 use plywood_store::error::DbError;
 use plywood_store::{FetchError, FlatError, StateError};
@@ -178,6 +180,8 @@ fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
         || plywood_store::error::is_interrupted(cause)
         || matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
         || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(CgroupError::Cancelled))
+        || matches!(cause.downcast_ref(), Some(MachineIdsError::Cancelled))
 }
 
 fn message(error: &anyhow::Error) -> String {

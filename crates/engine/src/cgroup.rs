@@ -9,6 +9,8 @@
 //! The runtime makes and removes a container's groups; this module finds them, removes what a killed runtime left, and
 //! removes the parent `plywood` once nobody launches and no container runs. It only ever names groups below that parent.
 
+mod in_use;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
@@ -16,9 +18,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, FsWord};
+use rustix::fs::FsWord;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+pub use in_use::InUse;
 
 /// Our group in every hierarchy; each container's is inside it.
 pub const PARENT: &str = "/plywood";
@@ -78,6 +82,20 @@ pub enum CgroupError {
     /// Processes that outlive SIGKILL.
     #[error("processes of {0} do not go away; see its cgroup.procs")]
     StillBusy(PathBuf),
+    /// Another process has been removing our parent group all the time.
+    #[error(
+        "another plywood has been tidying the control groups for {} s; it is stopped or stuck (`fuser -v {group}` names it)",
+        .after.as_secs()
+    )]
+    Locked {
+        /// Our parent group.
+        group: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The caller gave up.
+    #[error("stopped while waiting for another plywood to tidy the control groups")]
+    Cancelled,
 }
 
 /// The CPUs and NUMA nodes containers can have, as the kernel lists them: `0-3,8`. Nothing where it does not tell.
@@ -88,10 +106,6 @@ pub struct Cpusets {
     /// NUMA nodes.
     pub mems: Option<String>,
 }
-
-/// A shared lock on the machine's control groups; see [`Cgroups::in_use`].
-#[derive(Debug)]
-pub struct InUse(File);
 
 /// The hierarchies of this host.
 #[derive(Clone, Debug)]
@@ -219,29 +233,26 @@ impl Cgroups {
     }
 
     /// Says that containers are about to be made, until the value is dropped: nobody removes our parent group in
-    /// between, when a runtime has made it and not yet the container's inside it.
-    pub fn in_use(&self) -> Result<InUse, CgroupError> {
-        let root = self.hierarchies.first().ok_or_else(|| CgroupError::NotMounted(PathBuf::from(ROOT)))?;
-        let failed = |source| CgroupError::Io { doing: "locking", path: root.clone(), source };
-        let directory = File::open(root).map_err(failed)?;
-        rustix::fs::flock(&directory, FlockOperation::LockShared).map_err(|errno| failed(errno.into()))?;
-        Ok(InUse(directory))
+    /// between, when a runtime has made it and not yet the container's inside it. Makes it, in one hierarchy.
+    ///
+    /// Whoever removes it right now is waited for, until `give_up` says not to.
+    pub fn in_use(&self, give_up: &dyn Fn() -> bool) -> Result<InUse, CgroupError> {
+        let parent = self.parents().next().ok_or_else(|| CgroupError::NotMounted(PathBuf::from(ROOT)))?;
+        InUse::share(&parent, give_up)
     }
 
     /// Removes our parent group, unless others use it too or containers run in it.
     ///
     /// When nobody uses it, a group inside it without a process is what a killed launcher left, of whatever state root:
     /// that may be gone, and nobody else would ever remove it.
-    pub fn remove_parent(&self, in_use: &InUse) -> Result<(), CgroupError> {
-        match rustix::fs::flock(&in_use.0, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(()),
-            Err(errno) => {
-                let path = PathBuf::from(ROOT);
-                return Err(CgroupError::Io { doing: "locking", path, source: errno.into() });
-            }
+    pub fn remove_parent(&self, in_use: InUse) -> Result<(), CgroupError> {
+        if !in_use.claim()? {
+            return Ok(());
         }
-        for parent in self.parents() {
+        // The one that is locked goes last: from then on the lock is nobody's.
+        let mut parents: Vec<PathBuf> = self.parents().collect();
+        parents.reverse();
+        for parent in parents {
             for group in subgroups(&parent)? {
                 let mut processes = BTreeSet::new();
                 collect_processes(&group, &mut processes)?;
@@ -371,6 +382,8 @@ fn gone(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -412,18 +425,46 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(top.join("plywood/live/cgroup.procs"), child.id().to_string()).unwrap();
 
-        let (mine, others) = (cgroups.in_use().unwrap(), cgroups.in_use().unwrap());
-        cgroups.remove_parent(&mine).unwrap();
+        let launches = || cgroups.in_use(&|| false).unwrap();
+        let others = launches();
+        cgroups.remove_parent(launches()).unwrap();
         assert!(top.join("plywood/dead/inner").exists(), "somebody else launches");
         drop(others);
-        cgroups.remove_parent(&mine).unwrap();
+        cgroups.remove_parent(launches()).unwrap();
         assert_eq!(cgroups.ids().unwrap(), BTreeSet::from(["live".to_owned()]));
         assert_eq!(cgroups.processes("live").unwrap().len(), 1);
         child.kill().unwrap();
         child.wait().unwrap();
-        cgroups.remove_parent(&mine).unwrap();
+        cgroups.remove_parent(launches()).unwrap();
         assert!(!top.join("plywood").exists());
         fs::remove_dir(&top).unwrap();
+    }
+
+    /// Control groups can be opened by everybody, and so locked: any user of the machine kept every launch and every
+    /// removal waiting, past Ctrl-C.
+    #[test]
+    fn root_a_locked_control_group_stops_nobody() {
+        plywood_kernel::testing::require_root();
+        let here = Cgroups::detect().unwrap();
+        let top = here.hierarchies[0].join(format!("plywood-test-locked-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        let stranger = File::open(&top).unwrap();
+        rustix::fs::flock(&stranger, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        let cgroups = Cgroups { layout: here.layout, hierarchies: vec![top.clone()] };
+        let (done, launched) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mine = cgroups.in_use(&|| false).unwrap();
+            let mode = fs::metadata(cgroups.parents().next().unwrap()).unwrap().permissions().mode();
+            done.send(mode & 0o777).unwrap();
+            cgroups.remove_parent(mine).unwrap();
+            done.send(0).unwrap();
+        });
+        let seen = [(); 2].map(|()| launched.recv_timeout(Duration::from_secs(20)));
+        drop(stranger);
+        let _gone_if_all_is_well = fs::remove_dir(top.join("plywood"));
+        fs::remove_dir(&top).unwrap();
+        // And nobody but root can open what is locked instead.
+        assert_eq!(seen, [Ok(0o711), Ok(0)]);
     }
 
     #[test]

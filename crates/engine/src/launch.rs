@@ -357,7 +357,8 @@ pub struct Launcher {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     cgroups: Cgroups,
-    in_use: InUse,
+    /// Until it has finished.
+    in_use: Option<InUse>,
 }
 
 /// Cancels a launcher, from any thread.
@@ -402,10 +403,15 @@ impl Launcher {
     ///
     /// In [`RunMode::Detached`] the calling process becomes a child subreaper: orphans of the containers' runtimes
     /// become its children.
-    pub fn start(config: LauncherConfig) -> Result<(Launcher, Receiver<Event>), LauncherError> {
+    ///
+    /// Another program that tidies the control groups is waited for, until `give_up` says not to.
+    pub fn start(
+        config: LauncherConfig,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<(Launcher, Receiver<Event>), LauncherError> {
         let cgroups = Cgroups::detect()?;
         config.directories.create()?;
-        let in_use = cgroups.in_use()?;
+        let in_use = cgroups.in_use(give_up)?;
         let template = Template::new(&config.runtime, &config.directories, &config.keep)?;
         if config.mode == RunMode::Detached {
             plywood_kernel::set_child_subreaper()?;
@@ -414,8 +420,12 @@ impl Launcher {
         let (events, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new(config.starting)?);
         // Threads that did start end by themselves when the others cannot: the queue is closed when it is dropped.
-        let mut launcher =
-            Launcher { shared: Arc::clone(&shared), threads: Vec::new(), cgroups: cgroups.clone(), in_use };
+        let mut launcher = Launcher {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+            cgroups: cgroups.clone(),
+            in_use: Some(in_use),
+        };
         let supervisor =
             supervisor::Supervisor::new(Arc::clone(&config), Arc::clone(&shared), events.clone(), cgroups)?;
         launcher.spawn("plywood-wait", move || supervisor.run())?;
@@ -452,7 +462,10 @@ impl Launcher {
     pub fn finish(mut self) -> Result<(), LauncherError> {
         self.shared.close();
         self.join();
-        self.tidy()
+        match self.in_use.take() {
+            Some(in_use) => Ok(self.cgroups.remove_parent(in_use)?),
+            None => Ok(()),
+        }
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), LauncherError> {
@@ -470,10 +483,6 @@ impl Launcher {
                 tracing::error!("a launcher thread panicked");
             }
         }
-    }
-
-    fn tidy(&self) -> Result<(), LauncherError> {
-        self.cgroups.remove_parent(&self.in_use).map_err(LauncherError::from)
     }
 }
 

@@ -208,8 +208,8 @@ fn take_down(context: &Context, container: &Container) -> anyhow::Result<()> {
         Err(error) => tracing::warn!(error = format!("{error:#}"), "the runtime's own record stays"),
     }
     cgroups.remove(container.id.as_str())?;
-    let in_use = cgroups.in_use()?;
-    cgroups.remove_parent(&in_use)?;
+    let in_use = cgroups.in_use(&|| context.cancel.requested())?;
+    cgroups.remove_parent(in_use)?;
     Ok(())
 }
 

@@ -1,13 +1,17 @@
 //! Ctrl-C and worse, at any moment: the host is as it was, and the next command works.
 
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use plywood_engine::cgroup::{self, Cgroups};
 use plywood_image::testing::TarBuilder;
+use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 use serde_json::json;
 
 use super::bed::{Bed, eventually, in_bed};
-use super::layout::{TestImage, text};
+use super::layout::{TestImage, text, tool};
 
 /// Containers whose command runs.
 fn running(bed: &Bed) -> usize {
@@ -163,14 +167,53 @@ fn root_sigkill_during_a_launch() {
     });
 }
 
+/// Somebody who is stopped has the machine's lock on its control groups: a launch waits for it, but not past Ctrl-C.
+#[test]
+fn root_ctrl_c_while_another_tidies_the_control_groups() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        // In this bed the hierarchy that is locked is a group of its own: others on this machine go on.
+        let hierarchy = first_hierarchy();
+        let group = hierarchy.join(format!("plywood-test-interrupt-{}", std::process::id()));
+        fs::create_dir_all(group.join("plywood")).unwrap();
+        tool("mount", "mount", &["--bind", text(&group), text(&hierarchy)]);
+        let lock = File::open(hierarchy.join("plywood")).unwrap();
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+        let run = bed.start(&["--json", "run", "app"]).ready();
+        eventually("it is recorded", || (bed.containers().len() == 1).then_some(()));
+        std::thread::sleep(Duration::from_millis(300));
+        let done = run.interrupt(Signal::INT);
+
+        drop(lock);
+        tool("umount", "mount", &[text(&hierarchy)]);
+        fs::remove_dir(group.join("plywood")).unwrap();
+        fs::remove_dir(&group).unwrap();
+        let done = done.check(130);
+        assert!(done.stderr.contains("stopped while waiting for another plywood"), "{}", done.stderr);
+        bed.expect_empty();
+        assert_eq!(bed.ok(&["run", "app"]), "from the image\n");
+    });
+}
+
+/// The one whose parent group says who launches.
+fn first_hierarchy() -> PathBuf {
+    let root = PathBuf::from(cgroup::ROOT);
+    if Cgroups::detect().unwrap().layout() == cgroup::Layout::V2 {
+        return root;
+    }
+    let entries = fs::read_dir(&root).unwrap().map(Result::unwrap);
+    entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).min().unwrap()
+}
+
 /// Kills the process that watches over the bed's detached containers.
 pub(crate) fn kill_supervisor(bed: &Bed) {
     let root = bed.root();
     let supervisor = eventually("the supervisor", || {
-        std::fs::read_dir("/proc").unwrap().find_map(|entry| {
+        fs::read_dir("/proc").unwrap().find_map(|entry| {
             let entry = entry.ok()?;
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let command = fs::read(entry.path().join("cmdline")).ok()?;
             let command = String::from_utf8_lossy(&command).into_owned();
             // Its command line is the caller's, who has ended.
             (command.contains("\0run\0") && command.contains(text(&root))).then_some(pid)

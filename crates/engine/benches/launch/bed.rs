@@ -139,7 +139,7 @@ impl Bed {
         starting: usize,
     ) -> (Launcher, Receiver<Event>) {
         let config = LauncherConfig::new(self.runtime.clone(), self.shared.directories.clone(), mode);
-        Launcher::start(LauncherConfig { threads, starting, ..config }).unwrap()
+        Launcher::start(LauncherConfig { threads, starting, ..config }, &|| false).unwrap()
     }
 
     pub(crate) fn launch(&self, index: usize) -> Launch {

@@ -95,7 +95,7 @@ pub fn launch(
     if let Some(concurrency) = shared.settings.concurrency {
         config.starting = concurrency;
     }
-    let (launcher, events) = Launcher::start(config)?;
+    let (launcher, events) = Launcher::start(config, &|| context.cancel.requested())?;
     let submitted = Instant::now();
     for member in &crew.members {
         let (shared, member) = (Arc::clone(shared), member.clone());

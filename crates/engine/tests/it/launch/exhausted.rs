@@ -52,7 +52,7 @@ fn root_a_start_that_takes_too_long_is_taken_back() {
     for mode in [RunMode::Attached, RunMode::Detached] {
         let mut config = LauncherConfig::new(host.runtime.clone(), host.directories.clone(), mode);
         config.start_timeout = Duration::from_secs(3);
-        let (launcher, events) = Launcher::start(config).unwrap();
+        let (launcher, events) = Launcher::start(config, &|| false).unwrap();
         let ids: Vec<String> = (0..2)
             .map(|_| {
                 let (id, _, launch) = host.launch(command(&["true"]));
@@ -83,7 +83,7 @@ fn root_a_launcher_thread_that_cannot_go_home_prepares_nothing_more() {
         let mut config =
             LauncherConfig::new(host.runtime.clone(), host.directories.clone(), RunMode::Attached);
         config.threads = threads;
-        let (launcher, events) = Launcher::start(config).unwrap();
+        let (launcher, events) = Launcher::start(config, &|| false).unwrap();
         let (first, _, launch) = host.launch(command(&["true"]));
         let prepare = launch.prepare;
         let stranding = move || {

@@ -108,7 +108,7 @@ impl Host {
 
     pub(crate) fn launcher(&self, mode: RunMode) -> (Launcher, Receiver<Event>) {
         let config = LauncherConfig::new(self.runtime.clone(), self.directories.clone(), mode);
-        Launcher::start(config).unwrap()
+        Launcher::start(config, &|| false).unwrap()
     }
 
     /// A launch of `wish` under a name and id range of its own.
