@@ -21,7 +21,7 @@ use std::fmt;
 use plywood_kernel::idmap::{IdMap, IdRange};
 use serde::{Deserialize, Serialize};
 
-pub use machine::{MachineIds, MachineIdsError};
+pub use machine::{Door, MachineIds, MachineIdsError};
 pub use pool::{EtcFiles, IdPool, PoolError, PoolSource};
 pub use subid::{SubIdEntry, SubIdError, parse_accounts, parse_subids};
 pub use userns::UserNsPool;

@@ -65,8 +65,12 @@ pub struct MachineIds {
     register: String,
 }
 
-/// The right to choose.
-struct Door<'a>(&'a RangeLocks);
+/// The right to choose, until it is used or dropped: others wait meanwhile.
+///
+/// Nothing else is waited for with it in hand, nor is it waited for with anything else in hand: whoever is stopped here
+/// stops those alone who want to choose, and who wait for him here.
+#[derive(Debug)]
+pub struct Door<'a>(&'a MachineIds);
 
 impl MachineIds {
     /// Opens the register, the same file for all of the machine; made if it is missing, in a directory that exists.
@@ -77,38 +81,11 @@ impl MachineIds {
         Ok(Self { locks: RangeLocks::open(register)?, register: register.display().to_string() })
     }
 
-    /// Chooses `count` ranges that are neither in `in_use` nor anybody's on this machine, and takes them for as long as
-    /// this lives. Others who choose at the same time are waited for, until `give_up` says not to.
+    /// Waits for the turn to choose, until `give_up` says not to.
     ///
     /// # Errors
-    /// [`MachineIdsError`]; what was taken before stays so until the drop.
-    pub fn choose(
-        &self,
-        pool: &IdPool,
-        mut in_use: IdsInUse,
-        count: usize,
-        give_up: &dyn Fn() -> bool,
-    ) -> Result<Vec<IdLease>, MachineIdsError> {
-        let _door = self.enter(give_up)?;
-        if !self.locks.is_linked()? {
-            return Err(MachineIdsError::Removed(self.register.clone()));
-        }
-        let IdsInUse { uid, gid } = self.in_use()?;
-        in_use.uid.extend(uid);
-        in_use.gid.extend(gid);
-        let chosen = allocate(pool, &in_use, count)?;
-        for lease in &chosen {
-            for (ids, offset) in [(lease.uid, 0), (lease.gid, GROUPS)] {
-                let start = offset + u64::from(ids.start);
-                if !self.locks.try_lock(start..start + u64::from(ids.length))? {
-                    return Err(MachineIdsError::Taken(*lease));
-                }
-            }
-        }
-        Ok(chosen)
-    }
-
-    fn enter(&self, give_up: &dyn Fn() -> bool) -> Result<Door<'_>, MachineIdsError> {
+    /// [`MachineIdsError`]
+    pub fn enter(&self, give_up: &dyn Fn() -> bool) -> Result<Door<'_>, MachineIdsError> {
         let deadline = Instant::now() + PATIENCE;
         while !self.locks.try_lock(DOOR..DOOR + 1)? {
             if give_up() {
@@ -119,7 +96,7 @@ impl MachineIds {
             }
             thread::sleep(KNOCK);
         }
-        Ok(Door(&self.locks))
+        Ok(Door(self))
     }
 
     /// Ids that others have: holders of locks, and living processes in user namespaces.
@@ -144,9 +121,42 @@ impl MachineIds {
     }
 }
 
+impl Door<'_> {
+    /// Chooses `count` ranges that are neither in `in_use` nor anybody's on this machine, and takes them for as long as
+    /// the [`MachineIds`] live. What is in use must have been asked for with the door in hand: whoever chose before has
+    /// his in the register by then, or in whatever the caller has read it from.
+    ///
+    /// # Errors
+    /// [`MachineIdsError`]; what was taken before stays so until the drop.
+    pub fn choose(
+        self,
+        pool: &IdPool,
+        mut in_use: IdsInUse,
+        count: usize,
+    ) -> Result<Vec<IdLease>, MachineIdsError> {
+        let MachineIds { locks, register } = self.0;
+        if !locks.is_linked()? {
+            return Err(MachineIdsError::Removed(register.clone()));
+        }
+        let IdsInUse { uid, gid } = self.0.in_use()?;
+        in_use.uid.extend(uid);
+        in_use.gid.extend(gid);
+        let chosen = allocate(pool, &in_use, count)?;
+        for lease in &chosen {
+            for (ids, offset) in [(lease.uid, 0), (lease.gid, GROUPS)] {
+                let start = offset + u64::from(ids.start);
+                if !locks.try_lock(start..start + u64::from(ids.length))? {
+                    return Err(MachineIdsError::Taken(*lease));
+                }
+            }
+        }
+        Ok(chosen)
+    }
+}
+
 impl Drop for Door<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.unlock(DOOR..DOOR + 1) {
+        if let Err(error) = self.0.locks.unlock(DOOR..DOOR + 1) {
             tracing::warn!(error = &error as &dyn std::error::Error, "others wait until this process ends");
         }
     }
@@ -186,14 +196,14 @@ mod tests {
     fn what_one_takes_others_see_until_it_is_dropped() {
         let run = tempfile::tempdir().unwrap();
         let (one, two) = (open(&run), open(&run));
-        let mine = one.choose(&pool(), IdsInUse::default(), 4, &NOBODY).unwrap();
-        let theirs = two.choose(&pool(), IdsInUse::default(), 6, &NOBODY).unwrap();
+        let mine = one.enter(&NOBODY).unwrap().choose(&pool(), IdsInUse::default(), 4).unwrap();
+        let theirs = two.enter(&NOBODY).unwrap().choose(&pool(), IdsInUse::default(), 6).unwrap();
         assert!(mine.iter().all(|lease| !theirs.contains(lease)), "{mine:?} {theirs:?}");
-        let error = two.choose(&pool(), theirs.into_iter().collect(), 1, &NOBODY).unwrap_err();
+        let error = two.enter(&NOBODY).unwrap().choose(&pool(), theirs.into_iter().collect(), 1).unwrap_err();
         assert!(matches!(error, MachineIdsError::NoFreeRange(NoFreeRange { free: 0, .. })), "{error}");
         assert!(!one.in_use().unwrap().uid.contains(&mine[0].uid), "one's own are not others'");
         drop(one);
-        assert_eq!(open(&run).choose(&pool(), IdsInUse::default(), 4, &NOBODY).unwrap(), mine);
+        assert_eq!(open(&run).enter(&NOBODY).unwrap().choose(&pool(), IdsInUse::default(), 4).unwrap(), mine);
     }
 
     #[test]
@@ -204,7 +214,8 @@ mod tests {
             for _ in 0..10 {
                 scope.spawn(|| {
                     let mine = open(&run);
-                    let lease = mine.choose(&pool(), IdsInUse::default(), 1, &NOBODY).unwrap()[0];
+                    let lease =
+                        mine.enter(&NOBODY).unwrap().choose(&pool(), IdsInUse::default(), 1).unwrap()[0];
                     chosen.lock().unwrap().push((lease, mine));
                 });
             }
@@ -220,7 +231,7 @@ mod tests {
         let (one, two) = (open(&run), open(&run));
         // Part of a slot of users: seen, and passed over.
         assert!(one.locks.try_lock(5_000_050..5_000_060).unwrap());
-        let lease = two.choose(&pool(), IdsInUse::default(), 1, &NOBODY).unwrap()[0];
+        let lease = two.enter(&NOBODY).unwrap().choose(&pool(), IdsInUse::default(), 1).unwrap()[0];
         assert_eq!(lease.uid.start, 5_000_100);
     }
 
@@ -234,7 +245,7 @@ mod tests {
             asked.set(asked.get() + 1);
             asked.get() == 3
         };
-        let error = two.choose(&pool(), IdsInUse::default(), 1, &third_time).unwrap_err();
+        let error = two.enter(&third_time).unwrap_err();
         assert!(matches!(error, MachineIdsError::Cancelled), "{error}");
     }
 
@@ -243,7 +254,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let one = open(&run);
         std::fs::remove_file(run.path().join("ids.lock")).unwrap();
-        let error = one.choose(&pool(), IdsInUse::default(), 1, &NOBODY).unwrap_err();
+        let error = one.enter(&NOBODY).unwrap().choose(&pool(), IdsInUse::default(), 1).unwrap_err();
         assert!(error.to_string().contains("ids.lock was removed"), "{error}");
     }
 

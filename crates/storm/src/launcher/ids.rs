@@ -2,12 +2,12 @@
 //!
 //! Invariant: nobody else on the machine has them while this lives.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use plywood_engine::idrange::{IdLease, IdPool, MachineIds, MachineIdsError};
+use plywood_engine::idrange::{IdLease, IdPool, MachineIds};
 use plywood_kernel::IdMap;
-use plywood_store::leases::LiveLease;
 use plywood_store::{LeaseId, NewLease, Store};
 
 use super::LauncherError;
@@ -38,15 +38,15 @@ impl Ids {
         cancel: &AtomicBool,
     ) -> Result<Self, LauncherError> {
         let machine = MachineIds::open(register).map_err(LauncherError::doing(DOING))?;
-        let give_up = || cancel.load(Ordering::Relaxed);
-        let leases = store
-            .lease_ranges(|live: &[LiveLease]| {
-                let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-                let chosen = machine.choose(pool, live, count, &give_up)?;
-                let new = |lease: IdLease| NewLease { uid: lease.uid, gid: lease.gid, container: None };
-                Ok::<_, MachineIdsError>(chosen.into_iter().map(new).collect())
-            })
-            .map_err(LauncherError::doing(DOING))?;
+        // Others of this machine are waited for before the database is locked, which would make this state root wait.
+        let door = machine.enter(&|| cancel.load(Ordering::Relaxed)).map_err(LauncherError::doing(DOING))?;
+        let live = store.leases().map_err(LauncherError::doing(DOING))?;
+        let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
+        let chosen = door.choose(pool, live, count).map_err(LauncherError::doing(DOING))?;
+        let new = |lease: IdLease| NewLease { uid: lease.uid, gid: lease.gid, container: None };
+        let chosen = chosen.into_iter().map(new).collect();
+        let leases =
+            store.lease_ranges(|_| Ok::<_, Infallible>(chosen)).map_err(LauncherError::doing(DOING))?;
         Ok(Self {
             store: store.clone(),
             maps: leases.iter().map(|lease| IdMap::from_ranges(lease.uid, lease.gid)).collect(),

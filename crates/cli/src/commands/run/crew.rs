@@ -1,12 +1,12 @@
 //! The containers of one run in the store: ids, records, ranges, snapshots; made together, taken back together.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use plywood_engine::idrange::{IdLease, MachineIds, MachineIdsError};
+use plywood_engine::idrange::{IdLease, MachineIds};
 use plywood_engine::runtime::Runtime;
 use plywood_kernel::IdMap;
-use plywood_store::leases::LiveLease;
 use plywood_store::{ContainerId, Image, NewContainer, NewLease, NewSnapshot, Snapshot, StateError, Store};
 
 use super::assembly::Assembly;
@@ -120,17 +120,18 @@ impl Crew {
     }
 
     fn provide(&mut self, context: &Context, ids: &[ContainerId], assembly: &Assembly) -> anyhow::Result<()> {
-        let give_up = || context.cancel.requested();
-        let leases = self.store.lease_ranges(|live: &[LiveLease]| {
-            let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
-            let chosen = self.machine_ids.choose(&assembly.ids, live, ids.len(), &give_up)?;
-            let new = |(lease, id): (IdLease, &ContainerId)| NewLease {
-                uid: lease.uid,
-                gid: lease.gid,
-                container: Some(id.clone()),
-            };
-            Ok::<_, MachineIdsError>(chosen.into_iter().zip(ids).map(new).collect())
-        })?;
+        // Others of this machine are waited for before the database is locked, which would make this state root wait.
+        let door = self.machine_ids.enter(&|| context.cancel.requested())?;
+        let live = self.store.leases()?;
+        let live = live.iter().map(|lease| IdLease { uid: lease.uid, gid: lease.gid }).collect();
+        let chosen = door.choose(&assembly.ids, live, ids.len())?;
+        let new = |(lease, id): (IdLease, &ContainerId)| NewLease {
+            uid: lease.uid,
+            gid: lease.gid,
+            container: Some(id.clone()),
+        };
+        let chosen = chosen.into_iter().zip(ids).map(new).collect();
+        let leases = self.store.lease_ranges(|_| Ok::<_, Infallible>(chosen))?;
         let root = rustix::fs::stat(assembly.topmost()).context("looking at the image's root directory")?;
         let unshifted = assembly.mechanism().unshifted_upper();
         let new: Vec<NewSnapshot> = leases
