@@ -194,6 +194,16 @@ pub enum BundleError {
     /// A NUL byte where the kernel takes a C string.
     #[error("{0} contains a NUL byte")]
     Nul(&'static str),
+    /// More than the kernel takes.
+    #[error("{what}: {bytes} bytes, and the kernel takes {limit} at most")]
+    TooLong {
+        /// What is too long.
+        what: String,
+        /// Its length.
+        bytes: usize,
+        /// The kernel's limit.
+        limit: usize,
+    },
     /// A host name the kernel would not take.
     #[error("host name `{0}` is not 1 to 64 characters of letters, digits, `-`, `.` and `_`")]
     BadHostname(String),

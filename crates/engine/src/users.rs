@@ -7,7 +7,7 @@
 mod command;
 mod table;
 
-pub use command::{CommandError, Lookup, find_command, needs_check};
+pub use command::{CommandError, Lookup, MAX_DIRECTORIES, find_command, needs_check};
 
 use table::{GroupEntry, PasswdEntry};
 

@@ -86,7 +86,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         let runtime =
             scope.spawn(|| runtime::find(settings.runtime.as_deref(), &search_path, cgroups.layout(), run));
         let capabilities = scope.spawn(|| Capabilities::probe(&scratch(&store)));
-        let program = program::Program::resolve(&store, &image, &settings);
+        let program = program::Program::resolve(context, &store, &image, &settings);
         (runtime.join(), capabilities.join(), program)
     });
     let panicked = |_| anyhow::anyhow!("a thread panicked");

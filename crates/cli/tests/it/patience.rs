@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use plywood_image::testing::{RawHeader, TarBuilder};
 
+use serde_json::json;
+
 use super::bad_input::says;
 use super::bed::in_bed;
 use super::layout::{TestImage, text};
@@ -41,6 +43,34 @@ fn root_accounts_that_are_no_files_are_refused() {
         fs::write(&accounts, "root:x:0:0:root:/root:/bin/sh\n").unwrap();
         let volume = format!("{}:/etc/passwd:ro", text(&accounts));
         bed.ok(&["run", "-v", &volume, "pipe", "--", "true"]);
+    });
+}
+
+/// Each variable was looked for among all others, and each directory of `PATH` in all layers: minutes, past Ctrl-C.
+#[test]
+fn root_an_endless_environment_is_refused_at_once() {
+    in_bed(|bed| {
+        let variables: Vec<String> = (0..400_000).map(|n| format!("V{n:06}=")).collect();
+        bed.import(&TestImage::new().with("Env", json!(variables)), "variables");
+        let path: Vec<String> = (0..20_000).map(|n| format!("/{n}")).collect();
+        let path = format!("PATH={}", path.join(":"));
+        bed.import(&TestImage::of_layers(60).with("Env", json!([path])), "path");
+        let long = format!("LONG={}", "x".repeat(3 << 20));
+        bed.import(&TestImage::new().with("Env", json!([long])), "long");
+        for (image, command, named) in [
+            ("variables", "true", "400002 environment variables: "),
+            ("path", "nosuch", "no command `nosuch` in the first 1024 directories of PATH"),
+            ("long", "true", "environment variable `LONG`: 3145733 bytes, and the kernel takes "),
+        ] {
+            let start = Instant::now();
+            let error = bed.fails(1, &["run", image, "--", command]);
+            assert!(start.elapsed() < Duration::from_secs(20), "{image}: {:?}", start.elapsed());
+            says(&error, &[named]);
+            assert!(error.len() < 2000, "{image}: {} bytes of error", error.len());
+        }
+        let error = bed.fails(1, &["run", "path", "--", "nosuch"]);
+        says(&error, &["what to do: ", "--env PATH="]);
+        assert_eq!(bed.ok(&["run", "path", "--", "/bin/echo", "told where"]), "told where\n");
     });
 }
 

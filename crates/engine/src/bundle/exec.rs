@@ -30,15 +30,14 @@ pub fn exec(container: &Spec, wanted: &ExecOverrides) -> Result<Process, BundleE
     }
     let mut runs = container.process().clone().ok_or(BundleError::NoProcess)?;
     runs.set_args(Some(wanted.argv.clone()));
-    match wanted.workdir.as_deref() {
-        Some(path) if path.contains('\0') => return Err(BundleError::Nul("the working directory")),
-        Some(path) if !path.starts_with('/') => return Err(BundleError::RelativeWorkdir(path.to_owned())),
-        Some(path) => drop(runs.set_cwd(path.into())),
-        None => {}
+    if let Some(path) = wanted.workdir.as_deref() {
+        runs.set_cwd(process::absolute(path)?.into());
     }
     let home = wanted.user.as_ref().map(|user| format!("HOME={}", user.home));
     let env = runs.env().clone().unwrap_or_default();
-    runs.set_env(Some(process::merged(env.iter().chain(&home).chain(&wanted.env))));
+    let env = process::merged(env.iter().chain(&home).chain(&wanted.env))?;
+    process::fit(&wanted.argv, &env)?;
+    runs.set_env(Some(env));
     if let Some(user) = &wanted.user {
         let held = runs.capabilities().as_ref().and_then(|sets| sets.bounding().clone()).unwrap_or_default();
         runs.set_user(process::user(user)?);

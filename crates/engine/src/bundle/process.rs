@@ -1,5 +1,7 @@
 //! What runs in the container: arguments, environment, directory, capabilities, limits.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::str::FromStr;
 
 use oci_spec::OciSpecError;
@@ -17,6 +19,16 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 /// The most open files of a process on any machine: the greatest `fs.nr_open` that Linux takes.
 const MOST_FILES: u64 = 0x7fff_ffc0;
+
+/// The most that arguments and environment can take together, in bytes, a pointer for each included: three quarters of
+/// the largest stack the kernel counts with (`_STK_LIM`, since Linux 4.13), however large the limit on stacks is.
+const EXEC_BYTES: usize = (8 << 20) / 4 * 3;
+
+/// The longest path a call takes, its NUL included (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
+
+/// Characters of a name that is too long which an error shows.
+const SHOWN: usize = 40;
 
 /// The capabilities a container holds unless told otherwise; all act on its own user namespace only.
 const DEFAULT_CAPABILITIES: [Capability; 14] = [
@@ -163,10 +175,20 @@ pub fn working_directory<'a>(
     image: &'a ImageConfig,
     overrides: &'a Overrides,
 ) -> Result<&'a str, BundleError> {
-    let wanted = overrides.workdir.as_deref().or(image.working_dir.as_deref()).unwrap_or("");
-    match wanted {
+    match overrides.workdir.as_deref().or(image.working_dir.as_deref()).unwrap_or("") {
         "" => Ok("/"),
+        path => absolute(path),
+    }
+}
+
+/// Whether a process can start in that directory, whatever is there.
+pub(super) fn absolute(directory: &str) -> Result<&str, BundleError> {
+    match directory {
         path if path.contains('\0') => Err(BundleError::Nul("the working directory")),
+        path if path.len() >= PATH_MAX => {
+            let (what, bytes) = ("the working directory".to_owned(), path.len());
+            Err(BundleError::TooLong { what, bytes, limit: PATH_MAX - 1 })
+        }
         path if path.starts_with('/') => Ok(path),
         path => Err(BundleError::RelativeWorkdir(path.to_owned())),
     }
@@ -198,22 +220,51 @@ pub fn environment(
     defaults.push(format!("HOME={}", user.home));
 
     let usable = |variable: &&String| !variable.contains('\0');
-    Ok(merged(defaults.iter().chain(image.env.iter().filter(usable)).chain(&overrides.env)))
+    merged(defaults.iter().chain(image.env.iter().filter(usable)).chain(&overrides.env))
 }
 
-/// Variables as a process has them: a name keeps its first place and its last value.
-pub(super) fn merged<'a>(variables: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let mut environment: Vec<(&str, &str)> = Vec::new();
+/// Variables as a process has them: a name keeps its first place and its last value. One that is too long is refused.
+pub(super) fn merged<'a>(variables: impl Iterator<Item = &'a String>) -> Result<Vec<String>, BundleError> {
+    let mut environment: Vec<&str> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for variable in variables {
-        let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             continue;
         };
-        match environment.iter_mut().find(|(other, _)| *other == name) {
-            Some(entry) => entry.1 = value,
-            None => environment.push((name, value)),
+        can_be_passed(variable, || {
+            format!("environment variable `{}`", name.chars().take(SHOWN).collect::<String>())
+        })?;
+        match places.entry(name) {
+            Entry::Occupied(place) => environment[*place.get()] = variable,
+            Entry::Vacant(place) => {
+                place.insert(environment.len());
+                environment.push(variable);
+            }
         }
     }
-    environment.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    Ok(environment.into_iter().map(str::to_owned).collect())
+}
+
+/// Whether `execve` takes this as one argument or variable: with its NUL 32 pages are the most (`MAX_ARG_STRLEN`).
+fn can_be_passed(text: &str, what: impl FnOnce() -> String) -> Result<(), BundleError> {
+    let limit = 32 * rustix::param::page_size() - 1;
+    if text.len() > limit {
+        return Err(BundleError::TooLong { what: what(), bytes: text.len(), limit });
+    }
+    Ok(())
+}
+
+/// Whether `execve` takes them: each argument, and all together.
+pub(super) fn fit(argv: &[String], environment: &[String]) -> Result<(), BundleError> {
+    for (index, argument) in argv.iter().enumerate() {
+        can_be_passed(argument, || format!("argument {index} of the command"))?;
+    }
+    let bytes = argv.iter().chain(environment).map(|text| text.len() + 1 + size_of::<usize>()).sum();
+    if bytes > EXEC_BYTES {
+        let what = format!("the command and its {} environment variables", environment.len());
+        return Err(BundleError::TooLong { what, bytes, limit: EXEC_BYTES });
+    }
+    Ok(())
 }
 
 pub(super) fn process(
@@ -221,11 +272,14 @@ pub(super) fn process(
     capabilities: &Capabilities,
 ) -> Result<Process, BundleError> {
     let rlimits = request.rlimits.iter().map(Rlimit::to_spec).collect::<Result<Vec<_>, _>>()?;
+    let argv = command(request.image, &request.overrides)?;
+    let environment = environment(request.image, &request.overrides, &request.user)?;
+    fit(&argv, &environment)?;
     let mut process = ProcessBuilder::default()
         .terminal(false)
         .user(user(&request.user)?)
-        .args(command(request.image, &request.overrides)?)
-        .env(environment(request.image, &request.overrides, &request.user)?)
+        .args(argv)
+        .env(environment)
         .cwd(working_directory(request.image, &request.overrides)?)
         .capabilities(sets(&request.user, capabilities.clone())?)
         .no_new_privileges(false)

@@ -157,7 +157,20 @@ fn commands_come_from_the_image_or_the_caller() {
 fn what_cannot_be_is_refused_by_name() {
     let image = image();
     type Change = fn(&mut BundleRequest<'_>);
-    let table: [(Change, &str); 13] = [
+    let table: [(Change, &str); 17] = [
+        (
+            |r| r.overrides.env = vec![format!("LONG={}", "x".repeat(32 << 16))],
+            "environment variable `LONG`: ",
+        ),
+        (
+            |r| r.overrides.command = Some(vec!["x".into(), "x".repeat(32 << 16)]),
+            "argument 2 of the command: ",
+        ),
+        (|r| r.overrides.workdir = Some("/".repeat(4096)), "the working directory: 4096 bytes"),
+        (
+            |r| r.overrides.env = (0..400_000).map(|n| format!("V{n:06}=")).collect(),
+            "400004 environment variables: 68",
+        ),
         (|r| r.overrides.env = vec!["NOVALUE".into()], "`NOVALUE`"),
         (|r| r.overrides.env = vec!["=x".into()], "`=x`"),
         (|r| r.overrides.workdir = Some("srv".into()), "`srv`"),
@@ -239,6 +252,20 @@ fn a_bundle_is_written_once() {
     write(&bundle, &spec).unwrap();
     assert_eq!(std::fs::read(bundle.join("config.json")).unwrap(), to_json(&spec).unwrap());
     assert_eq!(write(&bundle, &spec).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+}
+
+/// A configuration of 4 MB with 400,000 variables kept a launch busy for minutes: each was looked for among all others.
+#[test]
+fn many_variables_take_no_longer_than_it_takes_to_read_them() {
+    let mut image = image();
+    image.env = (0..400_000).chain(0..400_000).map(|n| format!("V{n}={n}")).collect();
+    let (done, made) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let environment = environment(&image, &Overrides::default(), &root()).unwrap();
+        done.send((environment.len(), environment[400_001].clone())).unwrap();
+    });
+    let made = made.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert_eq!(made, (400_002, "V399999=399999".to_owned()));
 }
 
 proptest! {

@@ -1,5 +1,14 @@
 //! Finding the file a container's command names, without entering the image.
 
+use std::collections::HashSet;
+
+/// The most directories of a `PATH` that are searched. Each is a walk through all layers, and an image's `PATH` can name
+/// tens of thousands.
+pub const MAX_DIRECTORIES: usize = 1024;
+
+/// The longest path the kernel takes, its NUL included.
+const PATH_MAX: usize = 4096;
+
 /// What a path inside the image is, symbolic links followed within the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -24,6 +33,9 @@ pub enum CommandError {
         /// The container's `PATH`.
         path: String,
     },
+    /// More directories in `PATH` than are searched, and the command in none of those that were.
+    #[error("no command `{0}` in the first {MAX_DIRECTORIES} directories of PATH; no more are searched")]
+    TooManyDirectories(String),
     /// A command with a slash, and no such file.
     #[error("no command `{0}` in the image")]
     NotFound(String),
@@ -36,7 +48,7 @@ impl CommandError {
     /// The exit code a shell gives for this: 127 when nothing is found, 126 when it cannot be executed.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::NotInPath { .. } | Self::NotFound(_) => 127,
+            Self::NotInPath { .. } | Self::TooManyDirectories(_) | Self::NotFound(_) => 127,
             Self::NotExecutable(_) => 126,
         }
     }
@@ -45,7 +57,8 @@ impl CommandError {
 /// The absolute path inside the image that `argv0` names.
 ///
 /// With a slash it is taken relative to `workdir`; without, the directories of `path` (colon-separated; an empty one
-/// means `workdir`) are searched in order and the first executable file wins. `lookup` answers for absolute paths.
+/// means `workdir`) are searched in order and the first executable file wins. `lookup` answers for absolute paths, and is
+/// asked at most [`MAX_DIRECTORIES`] times.
 pub fn find_command(
     argv0: &str,
     path: &str,
@@ -61,8 +74,17 @@ pub fn find_command(
         };
     }
     let mut denied = None;
-    for directory in path.split(':') {
+    let mut asked = 0;
+    let mut seen = HashSet::new();
+    for directory in path.split(':').filter(|directory| seen.insert(*directory)) {
         let file = join(workdir, &format!("{}/{argv0}", if directory.is_empty() { "." } else { directory }));
+        if file.len() >= PATH_MAX {
+            continue;
+        }
+        if asked == MAX_DIRECTORIES {
+            return Err(CommandError::TooManyDirectories(argv0.to_owned()));
+        }
+        asked += 1;
         match lookup(&file) {
             Lookup::Executable => return Ok(file),
             Lookup::NotExecutable => denied = denied.or(Some(file)),

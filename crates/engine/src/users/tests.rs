@@ -87,6 +87,29 @@ fn commands_are_found_in_path_order() {
     assert_eq!(missing, "no command `nosuch` in the image: searched /usr/bin:/bin::/opt");
 }
 
+/// An image's `PATH` of 128 KiB, looked for in 500 layers, kept a launch busy for minutes.
+#[test]
+fn of_an_endless_path_the_beginning_is_searched() {
+    let asked = std::cell::Cell::new(0);
+    let nowhere = |_: &str| {
+        asked.set(asked.get() + 1);
+        Lookup::Missing
+    };
+    let path: Vec<String> = (0..30_000).map(|n| format!("/d{n}")).collect();
+    let error = find_command("tool", &path.join(":"), "/", &nowhere).unwrap_err();
+    assert_eq!((asked.take(), error.exit_code()), (MAX_DIRECTORIES, 127));
+    assert!(error.to_string().contains("first 1024 directories of PATH"), "{error}");
+    let found = find_command("tool", &path.join(":"), "/", &|file| match file {
+        "/d1000/tool" => Lookup::Executable,
+        _ => Lookup::Missing,
+    });
+    assert_eq!(found.as_deref(), Ok("/d1000/tool"));
+    // The same again, and what no call would take, is not asked for.
+    let odd = format!("/bin:{}:{}/x", "/bin:".repeat(30_000), "/long".repeat(1000));
+    assert!(matches!(find_command("tool", &odd, "/", &nowhere), Err(CommandError::NotInPath { .. })));
+    assert_eq!(asked.take(), 2);
+}
+
 #[test]
 fn files_below_a_volume_are_not_judged() {
     assert!(needs_check("/data2/x", ["/data", "/proc"].into_iter()));

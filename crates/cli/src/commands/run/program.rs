@@ -12,9 +12,10 @@ use rustix::fs::FileType;
 
 use super::settings::Settings;
 use crate::commands::account;
-use crate::remedy::Advised;
+use crate::context::Context;
+use crate::remedy::{Advised, Interrupted};
 
-/// Names at the top of an image that an error shows.
+/// Names at the top of an image, and directories of its `PATH`, that an error shows.
 const SHOWN: usize = 12;
 
 /// What will run.
@@ -33,7 +34,12 @@ impl Program {
     ///
     /// # Errors
     /// No such user, no such command.
-    pub fn resolve(store: &Store, image: &Image, settings: &Settings) -> anyhow::Result<Self> {
+    pub fn resolve(
+        context: &Context,
+        store: &Store,
+        image: &Image,
+        settings: &Settings,
+    ) -> anyhow::Result<Self> {
         for volume in &settings.volumes {
             let source = &volume.source;
             if let Err(error) = source.metadata() {
@@ -62,7 +68,7 @@ impl Program {
         let environment = bundle::environment(&config, &settings.overrides, &user)?;
         let workdir = bundle::working_directory(&config, &settings.overrides)?;
         let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
-        find(&merged, &argv[0], path, workdir, settings)?;
+        find(context, &merged, &argv[0], path, workdir, settings)?;
         Ok(Self { user, argv, config })
     }
 }
@@ -117,6 +123,7 @@ fn readable_accounts(merged: &MergedTree, settings: &Settings) -> anyhow::Result
 }
 
 fn find(
+    context: &Context,
     merged: &MergedTree,
     argv0: &str,
     path: &str,
@@ -126,8 +133,16 @@ fn find(
     // A volume may bring the command along, and `/proc/self/exe` is one: only the runtime can tell then.
     let mounted =
         || settings.volumes.iter().map(|volume| volume.destination.as_str()).chain(["/proc", "/dev", "/sys"]);
-    let failed = RefCell::new(None);
+    let failed: RefCell<Option<anyhow::Error>> = RefCell::new(None);
     let lookup = |file: &str| {
+        if failed.borrow().is_some() {
+            return Lookup::Missing;
+        }
+        // Where an image is deep in each of hundreds of layers, looking once takes a while.
+        if context.cancel.requested() {
+            failed.replace(Some(Interrupted("interrupted".to_owned()).into()));
+            return Lookup::Missing;
+        }
         if !users::needs_check(file, mounted()) {
             return Lookup::Executable;
         }
@@ -137,7 +152,7 @@ fn find(
             Ok(Some(_)) => Lookup::NotExecutable,
             Ok(None) | Err(MergedError::TooManyLinks(_)) => Lookup::Missing,
             Err(error) => {
-                failed.borrow_mut().get_or_insert(error);
+                failed.replace(Some(error.into()));
                 Lookup::Missing
             }
         }
@@ -167,8 +182,11 @@ fn advise(error: &CommandError, merged: &MergedTree, settings: &Settings) -> Adv
         CommandError::NotInPath { path, .. } => {
             format!(
                 "give its whole path, or set PATH by --env; {}",
-                look(&path.split(':').collect::<Vec<_>>())
+                look(&path.split(':').take(SHOWN).collect::<Vec<_>>())
             )
+        }
+        CommandError::TooManyDirectories(_) => {
+            "give its whole path, or a shorter PATH by --env PATH=/usr/bin:/bin".to_owned()
         }
         CommandError::NotFound(file) => {
             let parent = Path::new(file).parent().and_then(Path::to_str).filter(|parent| !parent.is_empty());
