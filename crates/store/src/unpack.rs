@@ -96,7 +96,6 @@ pub(crate) fn unpack(
         if found != *diff_id {
             return Err(UnpackError::DiffId { expected: Box::new(*diff_id), found: Box::new(found) });
         }
-        let (marks, links, counts) = writer.finish()?;
-        Ok(Unpacked { marks, links, counts })
+        writer.finish(below.map_or(0, |below| below.charged))
     })
 }

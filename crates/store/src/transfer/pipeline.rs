@@ -281,8 +281,11 @@ impl<'a> Shared<'a> {
                         layer = job.index,
                         "leads through a link of a lower layer: unpacking again"
                     );
+                    let charged = unpacked.charged;
+                    // Not held twice: what is charged is one layer's.
+                    drop(staged);
                     let blob = Blob::obtain(self, job)?;
-                    staged = self.unpack(job, blob, Some(&Below { tree, opaque }))?;
+                    staged = self.unpack(job, blob, Some(&Below { tree, opaque, charged }))?;
                 }
             }
         }

@@ -126,7 +126,8 @@ impl Share {
         Ok(())
     }
 
-    /// Claims memory until the whole image is unpacked.
+    /// Claims memory until the whole image is unpacked. Never given back before, so that what is refused does not depend on
+    /// which layer is settled first.
     pub(crate) fn keep(&self, bytes: usize) -> Result<(), MemoryError> {
         let mut state = self.memory.state();
         state.marks = state.marks.saturating_add(bytes);

@@ -23,6 +23,8 @@ const MAX_LINKS: usize = 40;
 pub(crate) struct Below<'a> {
     pub(crate) tree: &'a MergedTree,
     pub(crate) opaque: HashSet<EntryPath>,
+    /// What the layer claimed of the image's memory when it was unpacked without knowing them.
+    pub(crate) charged: usize,
 }
 
 impl Below<'_> {

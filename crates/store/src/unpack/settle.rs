@@ -38,6 +38,8 @@ pub(crate) struct Unpacked {
     pub(crate) marks: Marks,
     pub(crate) links: Vec<LowerLink>,
     pub(crate) counts: Counts,
+    /// Bytes of the image's memory that were claimed for all this.
+    pub(crate) charged: usize,
 }
 
 /// How fitting ended.
@@ -76,7 +78,7 @@ pub(crate) fn settle(
     limits: &UnpackLimits,
     cancel: &Cancel,
 ) -> Result<Settled, UnpackError> {
-    let Unpacked { marks, links, counts } = unpacked;
+    let Unpacked { marks, links, counts, charged: _ } = unpacked;
     let opaque: HashSet<EntryPath> = marks.opaque.iter().cloned().collect();
     let mut settling = Settling {
         dirs: Dirs::new(staging),

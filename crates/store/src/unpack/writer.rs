@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, BufRead as _, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use plywood_image::layer::{DiffEntry, EntryPath, Marks, Node, NodeKind, Step, Tracker};
+use plywood_image::layer::{DiffEntry, EntryPath, Node, NodeKind, Step, Tracker};
 use plywood_image::tar::{Data, Device, Reader, SparseMap, Unread};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -18,6 +18,7 @@ use super::attributes;
 use super::dirs::Dirs;
 use super::error::{OnEntry, UnpackError};
 use super::memory::Share;
+use super::settle::Unpacked;
 use super::stream::Failure;
 
 pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
@@ -269,8 +270,9 @@ impl<'a> Writer<'a> {
         self.links.push(LowerLink { path, target });
     }
 
-    /// The archive is complete: whiteouts, opaque marks, and the attributes of directories.
-    pub(super) fn finish(mut self) -> Result<(Marks, Vec<LowerLink>, Counts), UnpackError> {
+    /// The archive is complete: whiteouts, opaque marks, and the attributes of directories. `charged` bytes of the image's
+    /// memory are this layer's already, from when it was unpacked before.
+    pub(super) fn finish(mut self, charged: usize) -> Result<Unpacked, UnpackError> {
         let mut marks = std::mem::take(&mut self.tracker).finish().map_err(UnpackError::Rule)?;
         // Made, and among those that are implied.
         self.make_parents(&std::mem::take(&mut marks.parents))?;
@@ -278,7 +280,8 @@ impl<'a> Writer<'a> {
         // Of opaque directories a set is made.
         let names = lists.into_iter().chain([&marks.opaque]).flatten();
         let bytes: usize = names.map(|path| MARK + path.as_bytes().len()).sum();
-        self.share.keep(bytes + self.link_bytes)?;
+        let kept = bytes + self.link_bytes;
+        self.share.keep(kept.saturating_sub(charged))?;
         for path in &marks.whiteouts {
             whiteout(&mut self.dirs, path)?;
         }
@@ -292,7 +295,7 @@ impl<'a> Writer<'a> {
             let dir = self.dirs.get(&path)?;
             attributes::apply(&dir, &path, &meta, &mut self.counts.left_out)?;
         }
-        Ok((marks, self.links, self.counts))
+        Ok(Unpacked { marks, links: self.links, counts: self.counts, charged: kept.max(charged) })
     }
 }
 

@@ -103,6 +103,23 @@ fn root_hard_links_into_lower_layers_are_bounded() {
     assert_eq!(unpack("a few hard links", &[lower, links(0, 100)]), "2 layers");
 }
 
+/// A layer that leads through a link of a lower one is unpacked twice, and what it keeps was charged twice.
+#[test]
+fn root_a_layer_unpacked_again_is_charged_once() {
+    require_root();
+    let lower = LayerBlob::zstd(&TarBuilder::new().dir("usr", 0o755).symlink("bin", "usr").finish());
+    let dir = ["a", "b", "c"].map(|letter| letter.repeat(250)).join("/");
+    // Each kept by a name of a kilobyte; none hides anything.
+    let whiteouts = |count: usize| {
+        let first = TarBuilder::new().file("bin/x", "x");
+        let tar = (0..count).fold(first, |tar, n| tar.whiteout(&dir, &format!("{n:0>240}")));
+        LayerBlob::zstd(&tar.finish())
+    };
+    assert_eq!(unpack("unpacked again", &[lower.clone(), whiteouts(16_000)]), "2 layers");
+    let outcome = unpack("twice as many", &[lower, whiteouts(32_000)]);
+    assert!(outcome.contains("take more than 24 MiB"), "{outcome}");
+}
+
 /// Names of marks are kept until the layers below are known.
 #[test]
 fn root_marks_are_bounded() {
