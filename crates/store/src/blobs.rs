@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::Store;
 use crate::error::{FileError, OnFile, StateError};
+use crate::unpack::RoomError;
 
 /// What can go wrong with one blob.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum BlobError {
     /// The bytes are not those announced. They have been discarded.
     #[error("what came is not what was announced")]
     Verify(#[source] Box<VerifyError>),
+    /// It does not fit.
+    #[error("there is no room for the download")]
+    Room(#[source] RoomError),
     /// The file system refused.
     #[error("cannot store a blob")]
     State(#[from] StateError),

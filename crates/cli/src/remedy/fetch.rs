@@ -4,6 +4,7 @@ use plywood_image::config::ConfigError;
 use plywood_image::limits;
 use plywood_image::manifest::ManifestError;
 use plywood_image::tar::TarErrorKind;
+use plywood_store::BlobError;
 use plywood_store::FetchError;
 use plywood_store::transfer::{ArchiveError, AuthError, HttpError, HttpErrorKind, LocalError, RegistryError};
 use plywood_store::unpack::{RoomError, UnpackError};
@@ -27,6 +28,7 @@ pub fn of(error: &FetchError) -> Option<String> {
         FetchError::Local(error) => return of_local(error),
         FetchError::Manifest { source, .. } => return Some(of_manifest(source)),
         FetchError::Config { source: ConfigError::TooManyLayers { .. }, .. } => return Some(squash()),
+        FetchError::Blob { source: BlobError::Room(_), .. } => FREE_SPACE,
         FetchError::Config { .. } | FetchError::Nesting { .. } | FetchError::Blob { .. } => AGAIN,
         FetchError::NoMatch(error) => match error.available.as_slice() {
             [] => "build or push the image for this platform",

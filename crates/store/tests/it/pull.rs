@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use plywood_image::testing::TarBuilder;
 use plywood_image::{Digest, Reference};
-use plywood_kernel::testing::require_root;
+use plywood_kernel::testing::{in_private_mount_ns, require_root};
 use plywood_store::transfer::{AuthFiles, RegistryError, RegistryOptions, RetryPolicy, Timeouts, TlsOptions};
-use plywood_store::{Cancel, FetchError, FetchRequest, Image, Pins, Source, Store, fetch_image};
+use plywood_store::{Cancel, Event, FetchError, FetchRequest, Image, Pins, Source, Store, fetch_image};
 
-use super::import_images::{LayerBlob, assert_untouched, chain, fetch};
+use super::import_images::{LayerBlob, assert_untouched, chain, fetch, run};
 use super::support::{listed, store};
 use server::{Content, Request, Response, Server};
 
@@ -532,6 +532,52 @@ fn root_authorization_stays_with_the_registry() {
     let seen = storage.log();
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].header("authorization"), None);
+}
+
+/// Downloads were not told from what fits: a blob filled the disk for everybody before its layer was refused.
+#[test]
+fn root_downloads_leave_the_file_system_its_last_bytes() {
+    require_root();
+    in_private_mount_ns(|| {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = scratch.path().to_str().unwrap();
+        run("mount", "mount", &["-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", at]);
+        let store = Store::open(&scratch.path().join("root")).unwrap();
+        let pins = store.pins().unwrap();
+        let serve = |mebibytes: usize| {
+            let tar = TarBuilder::new().file("zeros", vec![0; mebibytes << 20]).finish();
+            let content = Content::of(LayerBlob::plain(tar));
+            let digest = content.layer_digest();
+            (Server::start(move |request| content.answer(request)), digest)
+        };
+        // Known before anything is asked for.
+        let (server, digest) = serve(70);
+        let error = chain(&pull(&store, &pins, &server).unwrap_err());
+        assert!(
+            error.contains("there is no room for the download") && error.contains("are kept free"),
+            "{error}"
+        );
+        assert!(server.requests_for(&digest).is_empty());
+        // Others fill the disk meanwhile.
+        let (server, digest) = serve(40);
+        let filler = scratch.path().join("filler");
+        let fill = |event| {
+            if matches!(event, Event::Downloaded { .. }) && !filler.exists() {
+                std::fs::write(&filler, vec![1; 30 << 20]).unwrap();
+            }
+        };
+        let request = request(&server.host(), options());
+        let error = chain(&fetch_image(&store, &pins, &request, &fill, &Cancel::new()).unwrap_err());
+        assert!(
+            error.contains("there is no room for the download") && error.contains("are kept free"),
+            "{error}"
+        );
+        assert_eq!(server.requests_for(&digest).len(), 1);
+        let stat = rustix::fs::statvfs(scratch.path()).unwrap();
+        assert!(stat.f_bavail * stat.f_frsize > 2 << 20, "{}", stat.f_bavail * stat.f_frsize);
+        drop((pins, store));
+        run("umount", "mount", &[at]);
+    });
 }
 
 /// A relative redirect with a URL in its query is none to that URL.

@@ -1,16 +1,18 @@
 //! A layer's blob, ready to be unpacked.
 
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::{Job, Shared, unpack_failed};
 use crate::blobs::{BlobError, BlobWriter, Ingest};
+use crate::error::{OnFile as _, StateError};
 use crate::transfer::error::FetchError;
 use crate::transfer::provider::Provider;
 use crate::transfer::registry::Sink;
 use crate::transfer::section::Section;
 use crate::transfer::{Event, Progress};
-use crate::unpack::{BlobMismatch, UnpackError, Verified};
+use crate::unpack::{BlobMismatch, Room, RoomError, UnpackError, UnpackLimits, Verified};
 
 /// How often to look whether another process is done with the blob.
 const BUSY_STEP: Duration = Duration::from_millis(100);
@@ -55,14 +57,18 @@ impl Blob {
                     Ingest::Busy => {}
                     Ingest::Write(writer) => {
                         let resumed = writer.offset() > 0;
-                        let mut sink = Partial(*writer);
+                        let mut sink = Partial::new(*writer, shared, job.size).map_err(failed)?;
                         let mut steps = Steps::default();
-                        registry.blob(&job.digest, job.size, &mut sink, |bytes| {
+                        let came = registry.blob(&job.digest, job.size, &mut sink, |bytes| {
                             if steps.due(bytes) || bytes == job.size {
                                 (shared.progress)(Event::Downloaded { layer: job.index, bytes });
                             }
-                        })?;
-                        match sink.0.commit() {
+                        });
+                        if let Some(error) = sink.full {
+                            return Err(failed(BlobError::Room(error)));
+                        }
+                        came?;
+                        match sink.writer.commit() {
                             Ok(file) => {
                                 let section = Section::whole(file, job.size);
                                 return Ok(Self { section, trust: Trust::Proven });
@@ -136,20 +142,54 @@ impl Blob {
     }
 }
 
-/// The partial file as the registry client sees it.
-struct Partial(BlobWriter);
+/// The partial file as the registry client sees it. Like whatever is unpacked it leaves the file system its last bytes.
+struct Partial<'a> {
+    writer: BlobWriter,
+    room: Room<'a>,
+    /// Bytes that were there when `room` was measured.
+    before: u64,
+    /// Why no more is taken.
+    full: Option<RoomError>,
+    limits: UnpackLimits,
+    blobs: BorrowedFd<'a>,
+}
 
-impl Sink for Partial {
+impl<'a> Partial<'a> {
+    /// Refuses what is announced to be too large, before any of it comes.
+    fn new(writer: BlobWriter, shared: &Shared<'a>, size: u64) -> Result<Self, BlobError> {
+        // How large a blob may be is the manifest's matter.
+        let limits = UnpackLimits { layer_bytes: u64::MAX, ..shared.request.limits.clone() };
+        let blobs = shared.store.root().blobs();
+        let room = measure(&limits, blobs)?;
+        let before = writer.offset();
+        room.check(size.saturating_sub(before)).map_err(BlobError::Room)?;
+        Ok(Self { writer, room, before, full: None, limits, blobs })
+    }
+}
+
+fn measure<'a>(limits: &UnpackLimits, blobs: BorrowedFd<'a>) -> Result<Room<'a>, BlobError> {
+    Ok(limits.room(blobs).on_file("fstatvfs", "blobs").map_err(StateError::from)?)
+}
+
+impl Sink for Partial<'_> {
     fn have(&self) -> u64 {
-        self.0.offset()
+        self.writer.offset()
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write(bytes).map_err(io::Error::other)
+        let total = (self.have() + bytes.len() as u64).saturating_sub(self.before);
+        if let Err(error) = self.room.check(total) {
+            self.full = Some(error);
+            return Err(io::Error::other(error));
+        }
+        self.writer.write(bytes).map_err(io::Error::other)
     }
 
     fn restart(&mut self) -> io::Result<()> {
-        self.0.restart().map_err(io::Error::other)
+        self.writer.restart().map_err(io::Error::other)?;
+        self.room = measure(&self.limits, self.blobs).map_err(io::Error::other)?;
+        self.before = 0;
+        Ok(())
     }
 }
 
