@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use plywood_engine::cgroup::CgroupError;
 use plywood_engine::idrange::MachineIdsError;
 use plywood_kernel::{Kind, SyscallError};
-use plywood_store::error::DbError;
+use plywood_store::error::database_kind;
 use plywood_store::{FetchError, FlatError, StateError};
 use rustix::io::Errno;
 use serde_json::json;
@@ -177,7 +177,7 @@ pub fn is_disk_full(error: &anyhow::Error) -> bool {
 
 fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<Interrupted>()
-        || plywood_store::error::is_interrupted(cause)
+        || database_kind(cause) == Some(plywood_store::Kind::Interrupted)
         || matches!(cause.downcast_ref(), Some(FetchError::Cancelled))
         || matches!(cause.downcast_ref(), Some(FlatError::Cancelled))
         || matches!(cause.downcast_ref(), Some(CgroupError::Cancelled))
@@ -232,16 +232,17 @@ fn of_refusal(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str>
         return of_call(call);
     }
     // It speaks for what it wraps, which the chain then does not show.
-    match cause.downcast_ref() {
-        Some(StateError::Syscall(call)) => return of_call(call),
-        Some(StateError::Db(error)) => return of_db(error.kind()),
-        _ => {}
+    if let Some(StateError::Syscall(call)) = cause.downcast_ref() {
+        return of_call(call);
     }
-    if let Some(error) = cause.downcast_ref::<DbError>() {
-        return of_db(error.kind());
+    if let Some(kind) = database_kind(cause) {
+        return of_db(kind);
     }
     if let Some(errno) = cause.downcast_ref::<Errno>() {
-        return of_limit(errno.raw_os_error());
+        return match *errno {
+            Errno::ROFS => Some(WRITABLE),
+            errno => of_limit(errno.raw_os_error()),
+        };
     }
     cause.downcast_ref().and_then(of_io)
 }
@@ -249,6 +250,10 @@ fn of_refusal(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str>
 fn of_call(call: &SyscallError) -> Option<&'static str> {
     of_limit(call.errno().raw_os_error()).or_else(|| of_kind(call.kind()))
 }
+
+/// Of a state root that is read-only.
+pub const WRITABLE: &str = "make its file system writable (`findmnt --target DIR` shows it, `mount -o remount,rw`), or choose a \
+                            state root that can be written to by --root";
 
 /// Limits that have a name of their own.
 fn of_limit(errno: i32) -> Option<&'static str> {
@@ -262,9 +267,8 @@ fn of_limit(errno: i32) -> Option<&'static str> {
 fn of_db(kind: plywood_store::Kind) -> Option<&'static str> {
     match kind {
         plywood_store::Kind::Exhausted => Some(fetch::FREE_SPACE),
-        plywood_store::Kind::Denied => Some(
-            "run as root, on a file system that is not read-only, with enough open files allowed (`ulimit -n`)",
-        ),
+        plywood_store::Kind::Denied => Some("run as root, with enough open files allowed (`ulimit -n`)"),
+        plywood_store::Kind::ReadOnly => Some(WRITABLE),
         plywood_store::Kind::Damaged => Some(
             "move the state root away and begin a new one; what it held must be pulled or imported again",
         ),
@@ -291,9 +295,7 @@ fn of_io(error: &std::io::Error) -> Option<&'static str> {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => Some("run as root"),
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Some(fetch::FREE_SPACE),
-        std::io::ErrorKind::ReadOnlyFilesystem => {
-            Some("choose a state root that can be written to by --root")
-        }
+        std::io::ErrorKind::ReadOnlyFilesystem => Some(WRITABLE),
         _ => None,
     }
 }

@@ -36,6 +36,8 @@ mod limits;
 mod lockbench;
 #[path = "it/mechanisms.rs"]
 mod mechanisms;
+#[path = "it/odd_disks.rs"]
+mod odd_disks;
 #[path = "it/odd_roots.rs"]
 mod odd_roots;
 #[path = "it/open_files.rs"]

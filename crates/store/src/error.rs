@@ -18,8 +18,10 @@ pub enum Kind {
     Interrupted,
     /// No such file or row.
     Missing,
-    /// No permission, or a read-only file system.
+    /// No permission.
     Denied,
+    /// A file system, or a file, that cannot be written to.
+    ReadOnly,
     /// Disk, inodes, quota, memory or descriptors used up.
     Exhausted,
     /// The database or a row of it makes no sense.
@@ -79,22 +81,25 @@ pub struct DbError(#[source] rusqlite::Error);
 impl DbError {
     /// The class of the failure.
     pub fn kind(&self) -> Kind {
-        match &self.0 {
-            rusqlite::Error::QueryReturnedNoRows => Kind::Missing,
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..) => Kind::Damaged,
-            error => match error.sqlite_error_code() {
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
-                Some(ErrorCode::OperationInterrupted) => Kind::Interrupted,
-                Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => Kind::Exhausted,
-                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Damaged,
-                Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-                    Kind::Denied
-                }
-                _ => Kind::Failed,
-            },
-        }
+        kind_of_database(&self.0)
+    }
+}
+
+fn kind_of_database(error: &rusqlite::Error) -> Kind {
+    match error {
+        rusqlite::Error::QueryReturnedNoRows => Kind::Missing,
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..) => Kind::Damaged,
+        error => match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
+            Some(ErrorCode::OperationInterrupted) => Kind::Interrupted,
+            Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory) => Kind::Exhausted,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Damaged,
+            Some(ErrorCode::ReadOnly) => Kind::ReadOnly,
+            Some(ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => Kind::Denied,
+            _ => Kind::Failed,
+        },
     }
 }
 
@@ -108,12 +113,10 @@ impl DbError {
     }
 }
 
-/// Whether an error among the causes of another means that we were asked to stop while another process held the database.
-pub fn is_interrupted(cause: &(dyn std::error::Error + 'static)) -> bool {
-    // Wrappers that speak for what they wrap are not among the causes; this one always is.
-    cause
-        .downcast_ref::<rusqlite::Error>()
-        .is_some_and(|error| error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted))
+/// The class of an error among the causes of another, if it is the database's. Wrappers that speak for what they wrap are
+/// not among the causes; what SQLite said always is.
+pub fn database_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
+    cause.downcast_ref().map(kind_of_database)
 }
 
 impl From<rusqlite::Error> for DbError {
@@ -169,7 +172,8 @@ fn kind_of(errno: Errno) -> Kind {
     match errno {
         Errno::NOENT => Kind::Missing,
         Errno::BUSY | Errno::TXTBSY | Errno::AGAIN => Kind::Busy,
-        Errno::PERM | Errno::ACCESS | Errno::ROFS => Kind::Denied,
+        Errno::PERM | Errno::ACCESS => Kind::Denied,
+        Errno::ROFS => Kind::ReadOnly,
         Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM => Kind::Exhausted,
         Errno::UCLEAN => Kind::Damaged,
         _ => Kind::Failed,

@@ -10,6 +10,7 @@ use plywood_engine::launch::RunDirectories;
 use plywood_engine::mechanism::Mechanism;
 use plywood_engine::runtime;
 use plywood_kernel::table;
+use rustix::fs::StatVfsMountFlags;
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,6 +22,9 @@ use crate::output;
 const MANY_MOUNTS: usize = 1000;
 /// Fewer free ranges than this, and a burst of containers runs out.
 const FEW_RANGES: usize = 100;
+
+/// Fewer free inodes than this, and an ordinary image does not fit.
+const FEW_INODES: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -54,7 +58,9 @@ impl Finding {
 pub fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let mut findings = Vec::new();
-    let capabilities = probe(&store, &mut findings);
+    let read_only = rustix::fs::statvfs(store.root().path())?.f_flag.contains(StatVfsMountFlags::RDONLY);
+    // Mechanisms are tried in the state root. That it cannot be written to is no fault of the kernel's.
+    let capabilities = if read_only { None } else { probe(&store, &mut findings) };
     let mechanism = capabilities.as_ref().map(|capabilities| kernel(capabilities, &mut findings));
     file_system(store.root().path(), &mut findings)?;
     let ids = ids(&store, &context.directories(), &mut findings)?;
@@ -148,13 +154,24 @@ fn file_system(root: &Path, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
     let kind = covering.map_or("unknown", |entry| entry.fs_type.as_str());
     let stat = rustix::fs::statvfs(root)?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let message = format!("{} on {kind}, {} free", root.display(), output::size(free));
-    let low = free < 1 << 30;
-    let finding = Finding::new("state-root", if low { Severity::Warning } else { Severity::Ok }, message);
-    findings.push(if low {
-        finding.remedy("free some space; `plywood prune` removes what nothing uses")
+    let place = format!("{} on {kind}", root.display());
+    let finding = |severity, message| Finding::new("state-root", severity, message);
+    // File systems that make inodes as they need them say that they have none at all.
+    let few_inodes = stat.f_files > 0 && stat.f_favail < FEW_INODES;
+    findings.push(if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        let what = format!("{place} is read-only: what there is can be listed, and nothing else be done");
+        finding(Severity::Error, what).remedy(crate::remedy::WRITABLE)
+    } else if few_inodes {
+        finding(
+            Severity::Warning,
+            format!("{place}, {} free (`df -i`)", output::count(stat.f_favail, "inode")),
+        )
+        .remedy("remove some files; `plywood prune` removes what nothing uses")
+    } else if free < 1 << 30 {
+        finding(Severity::Warning, format!("{place}, {} free", output::size(free)))
+            .remedy("free some space; `plywood prune` removes what nothing uses")
     } else {
-        finding
+        finding(Severity::Ok, format!("{place}, {} free", output::size(free)))
     });
     Ok(())
 }

@@ -18,8 +18,8 @@ const FORMATS: &str = "name a directory in the OCI image layout, or a tar file o
 const LARGE_ATTRIBUTES: &str = "choose a state root by --root on a file system that holds large extended attributes: ext4 made with \
                                 -O ea_inode, xfs or btrfs; or build the image without them";
 /// Whatever of the state root can be given up.
-pub const FREE_SPACE: &str = "free space on the state root's file system: `plywood rmi IMAGE` and `plywood prune` remove \
-                              what is not needed; or choose a state root elsewhere by --root";
+pub const FREE_SPACE: &str = "free space on the state root's file system, or files if `df -i` shows no inodes left: \
+                              `plywood rmi IMAGE` and `plywood prune` remove what is not needed; or choose a state root elsewhere by --root";
 
 /// None where the cause below says more.
 pub fn of(error: &FetchError) -> Option<String> {

@@ -104,7 +104,7 @@ fn readable_accounts(merged: &MergedTree, settings: &Settings) -> anyhow::Result
         if !users::needs_check(file, settings.volumes.iter().map(|volume| volume.destination.as_str())) {
             continue;
         }
-        let found = merged.lookup(file).with_context(|| format!("looking at {file} in the image"))?;
+        let found = merged.lookup(file).map_err(|error| account::unreadable(file, error))?;
         let Some(found) = found.filter(|found| found.file_type() != FileType::RegularFile) else { continue };
         let kind = match found.file_type() {
             FileType::Directory => "a directory",
