@@ -17,7 +17,7 @@
 //! * **Duplicates**: a second entry of one name is an error, as the specification has it, however the name is written.
 //!   What one reader takes from the first and another from the last is no content anybody has approved. Only a
 //!   directory may be named again, with the very same attributes: builders repeat the parents of their files.
-//! * **Whiteouts** hide lower layers only, whatever their place in the archive, and a whiteout is no second entry of what
+//! * **Whiteouts** hide lower layers only, whatever their place in the archive (but for hard links, below), and a whiteout is no second entry of what
 //!   it hides: of a whiteout and a node with one name the node stays. If the node is a directory, it becomes opaque and
 //!   keeps nothing of the lower one, because what the lower layers have there was removed.
 //! * **Names** starting with `.wh.` are reserved. `.wh..wh..opq` makes its directory opaque; AUFS's own bookkeeping at
@@ -28,7 +28,8 @@
 //!   file, link, directory, device or fifo.
 //! * **Hard links** to names the layer does not have are refused by [`Tracker`], which knows one layer only. An unpacker
 //!   that knows the layers below may accept them: it looks there before it asks, and names them by
-//!   [`Tracker::add_lower_link`].
+//!   [`Tracker::add_lower_link`]. Here the order counts, as it does for whoever applies a layer entry by entry: a mark
+//!   that hides the target is an error before the link, and after it leaves the link alone with the file.
 //! * **Modes** keep `07777`.
 
 mod names;

@@ -93,9 +93,10 @@ fn of_unpack(error: &UnpackError) -> Option<String> {
         {
             REBUILD
         }
-        UnpackError::Rule(_) | UnpackError::LinkTarget { .. } | UnpackError::BelowNonDirectory { .. } => {
-            REBUILD
-        }
+        UnpackError::Rule(_)
+        | UnpackError::LinkTarget { .. }
+        | UnpackError::LinkDirectory { .. }
+        | UnpackError::BelowNonDirectory { .. } => REBUILD,
         UnpackError::Attribute { .. } => LARGE_ATTRIBUTES,
         _ => return None,
     };

@@ -29,15 +29,24 @@ pub(super) enum Seen {
 #[derive(Debug, Clone, Copy)]
 struct Slot(u32);
 
+/// A file of the layers below that a hard link of this layer is another name of.
+pub(super) const LINK_TARGET: &str = "target of a hard link";
+/// At the names of markers, which no node can have.
+pub(super) const WHITEOUT: &str = "whiteout";
+/// The same.
+pub(super) const OPAQUE_MARK: &str = "opaque mark";
+
 /// All that a slot can say beside the place of a directory, from the highest number down.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 10] = [
     "file",
     "symbolic link",
     "hard link",
     "character device",
     "block device",
     "fifo",
-    "target of a hard link",
+    LINK_TARGET,
+    WHITEOUT,
+    OPAQUE_MARK,
     "non-directory",
 ];
 
@@ -89,6 +98,12 @@ impl Names {
         self.shards[shard].insert(key, Slot::new(seen));
     }
 
+    /// Forgets what stood at a name.
+    pub(super) fn remove(&mut self, name: &[u8]) {
+        let (shard, key) = self.place(name);
+        self.shards[shard].remove(&key);
+    }
+
     fn place(&self, name: &[u8]) -> (usize, [u32; 4]) {
         let [a, b] = [0, 1].map(|key: usize| self.keys[key].hash_one(name));
         (b as usize % SHARDS, [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32])
@@ -132,6 +147,8 @@ mod tests {
         assert_eq!(names.get(b"fifo"), Some(Seen::Other("fifo")));
         assert_eq!(names.get(b"fifo/"), Some(Seen::Directory(5000)));
         assert_eq!(names.get(b"nothing"), None);
+        names.remove(b"fifo");
+        assert_eq!((names.get(b"fifo"), names.get(b"fifo/")), (None, Some(Seen::Directory(5000))));
     }
 
     #[test]

@@ -145,6 +145,12 @@ pub enum LayerErrorKind {
         /// The target.
         target: EntryPath,
     },
+    /// A hard link's target is a file of the layers below that an earlier entry of this layer removes.
+    #[error("hard link target \"{target}\" is removed by an earlier entry of this layer")]
+    LinkRemoved {
+        /// The target.
+        target: EntryPath,
+    },
     /// A hard link to a directory, or to itself.
     #[error("hard link target \"{target}\" is {what}")]
     LinkKind {

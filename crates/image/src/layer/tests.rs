@@ -311,7 +311,8 @@ fn a_directory_may_be_named_again_as_it_is() {
 #[test]
 fn lower_links_take_both_their_names() {
     let mut tracker = Tracker::new();
-    assert_eq!(tracker.add_lower_link(&path("d/l"), &path("e/t")).unwrap(), paths(&["e", "d"]));
+    assert_eq!(tracker.add_lower_link(&path("d/l"), &path("e/t")).unwrap(), paths(&["d"]));
+    assert!(tracker.is_lower_target(&path("e/t")) && !tracker.is_lower_target(&path("d/l")));
     assert!(tracker.contains(&path("d/l")) && tracker.contains(&path("e/t")));
     for name in ["d/l", "e/t"] {
         let Ok(Some(entry)) = one(TarBuilder::new().file(name, b"")) else { panic!() };
@@ -320,6 +321,69 @@ fn lower_links_take_both_their_names() {
     }
     assert!(tracker.add_lower_link(&path("d/l"), &path("other")).is_err());
     assert!(tracker.add_lower_link(&path("d"), &path("another")).is_err());
+    for (link, target) in [("x", "x/y"), ("x/y", "x"), ("z", "d/l/below")] {
+        let mut tracker = Tracker::new();
+        tracker.add_lower_link(&path("d/l"), &path("e/t")).unwrap();
+        let error = tracker.add_lower_link(&path(link), &path(target)).unwrap_err().to_string();
+        assert!(error.contains("it lies below"), "{link} -> {target}: {error}");
+    }
+}
+
+/// A hard link to a file of the layers below, and a mark that removes it: the mark was forgotten, and the file came back.
+#[test]
+fn marks_remove_the_targets_of_earlier_links() {
+    type Mark = fn(TarBuilder) -> TarBuilder;
+    let others = std::cell::Cell::new(0);
+    let marks: [(&str, Mark); 5] = [
+        ("whiteout", |tar| tar.whiteout("d/e", "t")),
+        ("whiteout of the parent", |tar| tar.whiteout("d", "e")),
+        ("whiteout above", |tar| tar.whiteout("", "d")),
+        ("opaque", |tar| tar.opaque("d")),
+        ("opaque root", |tar| tar.opaque("")),
+    ];
+    let track = |mark: Mark, links: [&str; 2], mark_at: usize| {
+        let mut tracker = Tracker::new();
+        for n in 0..others.get() {
+            tracker.add(&DiffEntry::Whiteout { path: path(&format!("other/{n}")) })?;
+        }
+        for (place, link) in links.iter().enumerate() {
+            if mark_at == place {
+                let Ok(Some(entry)) = one(mark(TarBuilder::new())) else { panic!() };
+                tracker.add(&entry)?;
+            }
+            if place == 0 {
+                tracker.add_lower_link(&path(link), &path("d/e/t"))?;
+            } else {
+                let Ok(Some(entry)) = one(TarBuilder::new().hard_link(link, "d/e/t")) else { panic!() };
+                assert_eq!(tracker.add(&entry)?, create(&[]));
+            }
+        }
+        if mark_at == links.len() {
+            let Ok(Some(entry)) = one(mark(TarBuilder::new())) else { panic!() };
+            tracker.add(&entry)?;
+        }
+        tracker.finish()
+    };
+    let many = marks.iter().chain(&marks).enumerate();
+    for (n, (what, mark)) in many {
+        // Few marks are looked through, many looked up.
+        others.set(if n < marks.len() { 0 } else { 10 });
+        let (what, mark) = (*what, *mark);
+        let after = track(mark, ["l", "m"], 2).unwrap();
+        assert_eq!(after.removed_targets, paths(&["d/e/t"]), "{what}");
+        assert_eq!(after.whiteouts.len() + after.opaque.len(), 1 + others.get(), "{what}: {after:?}");
+        // Nothing is made for a target that is gone.
+        let implied = after.implied.contains(&path("d/e"));
+        assert_eq!((after.replaced.len(), implied), (0, what == "whiteout"), "{what}: {after:?}");
+        for (place, link) in [(0, "l"), (1, "m")] {
+            let error = track(mark, ["l", "m"], place).unwrap_err();
+            let expected = LayerErrorKind::LinkRemoved { target: path("d/e/t") };
+            assert_eq!((error.path(), error.kind()), (link.as_bytes(), &expected), "{what}");
+        }
+    }
+    others.set(0);
+    let beside = track(|tar| tar.whiteout("d/e", "u"), ["l", "m"], 0).unwrap();
+    assert_eq!((beside.removed_targets, beside.parents), (vec![], paths(&["d", "d/e"])));
 }
 
 #[test]

@@ -21,6 +21,10 @@ pub struct Tracker {
     /// Whiteouts and opaque marks, for the end.
     whiteouts: Vec<EntryPath>,
     opaque: Vec<EntryPath>,
+    /// Files of the layers below that hard links are other names of, for the end, when it is known whether they stay.
+    link_targets: Vec<EntryPath>,
+    /// The one looked at last, which none of so many marks removes: many links may name one file.
+    last_kept: Option<(usize, EntryPath)>,
     /// Bytes charged.
     memory: usize,
 }
@@ -70,6 +74,9 @@ pub struct Marks {
     /// Those of `opaque` that are so because a whiteout has their own name: nothing of the lower directory is left, its owner
     /// and mode included. The others only hide what is in it.
     pub replaced: Vec<EntryPath>,
+    /// Targets of hard links into the layers below that an entry after the link removes: nothing stands there, and the
+    /// links alone have the file. Sorted.
+    pub removed_targets: Vec<EntryPath>,
     /// All directories without an entry of their own, parents before children, those in `parents` included. Their owner,
     /// mode, times and attributes are those of the directory below, if there is one and it is not `replaced`.
     pub implied: Vec<EntryPath>,
@@ -87,8 +94,16 @@ impl Tracker {
     pub fn add(&mut self, entry: &DiffEntry) -> Result<Step, LayerError> {
         match entry {
             DiffEntry::Node(node) => self.node(node),
-            DiffEntry::Whiteout { path } => self.mark(path, |tracker| &mut tracker.whiteouts),
-            DiffEntry::Opaque { dir } => self.mark(dir, |tracker| &mut tracker.opaque),
+            DiffEntry::Whiteout { path } => {
+                self.mark(path, &whiteout_of(path), names::WHITEOUT)?;
+                self.whiteouts.push(path.clone());
+                Ok(Step::Later)
+            }
+            DiffEntry::Opaque { dir } => {
+                self.mark(dir, &opaque_mark_of(dir), names::OPAQUE_MARK)?;
+                self.opaque.push(dir.clone());
+                Ok(Step::Later)
+            }
         }
     }
 
@@ -102,22 +117,66 @@ impl Tracker {
         self.memory
     }
 
-    /// Takes a hard link into the layers below: both names will stand in this layer. Returns the implied directories to
-    /// make, topmost first.
+    /// Whether a hard link has named `path` as a file of the layers below.
+    pub fn is_lower_target(&self, path: &EntryPath) -> bool {
+        self.names.get(path.as_bytes()) == Some(Seen::Other(names::LINK_TARGET))
+    }
+
+    /// Takes a hard link into the layers below: both names will stand in this layer, the target's only if nothing later
+    /// removes it. Returns the implied directories to make for the link, topmost first; those of the target are among
+    /// [`Marks::parents`].
     pub fn add_lower_link(
         &mut self,
         path: &EntryPath,
         target: &EntryPath,
     ) -> Result<Vec<EntryPath>, LayerError> {
-        let mut parents = Vec::new();
-        for (name, what) in [(target, "target of a hard link"), (path, "hard link")] {
+        self.unless_removed(path, target)?;
+        for name in [target, path] {
             if let Some(seen) = self.names.get(name.as_bytes()) {
                 return Err(refusal(name, self.refuses(seen, false)));
             }
-            parents.extend(self.make_parents(name)?);
-            self.insert(name, what)?;
+        }
+        self.charge(target, 2 * target.as_bytes().len() + MARK)?;
+        self.link_targets.push(target.clone());
+        self.insert(target, names::LINK_TARGET)?;
+        let parents = self.make_parents(path)?;
+        self.insert(path, "hard link")?;
+        for at in ancestors(target) {
+            if let Some(Seen::Other(kind)) = self.names.get(at) {
+                let parent = EntryPath::from_normalised(at);
+                return Err(refusal(target, LayerErrorKind::BelowNonDirectory { parent, kind }));
+            }
         }
         Ok(parents)
+    }
+
+    /// An error if this layer has removed `target`, which the hard link `path` names, already.
+    fn unless_removed(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), LayerError> {
+        let marks = self.whiteouts.len() + self.opaque.len();
+        if self.last_kept.as_ref().is_some_and(|last| last.0 == marks && last.1 == *target) {
+            return Ok(());
+        }
+        if self.is_removed(target) {
+            return Err(refusal(path, LayerErrorKind::LinkRemoved { target: target.clone() }));
+        }
+        self.last_kept = Some((marks, target.clone()));
+        Ok(())
+    }
+
+    /// Whether a mark that came so far hides what the layers below have at `path`.
+    fn is_removed(&self, path: &EntryPath) -> bool {
+        let marks = self.whiteouts.len() + self.opaque.len();
+        // Whichever takes less: looking at all marks, or hashing each part of the path, which may have 2,000.
+        if marks <= path.components().count() {
+            return self.whiteouts.iter().any(|mark| mark == path || is_above(mark, path))
+                || self.opaque.iter().any(|mark| is_above(mark, path));
+        }
+        let is_marked = |marker: EntryPath| self.names.get(marker.as_bytes()).is_some();
+        is_marked(whiteout_of(path))
+            || is_marked(opaque_mark_of(&EntryPath::root()))
+            || ancestors(path)
+                .map(EntryPath::from_normalised)
+                .any(|parent| is_marked(whiteout_of(&parent)) || is_marked(opaque_mark_of(&parent)))
     }
 
     fn node(&mut self, node: &Node) -> Result<Step, LayerError> {
@@ -125,6 +184,7 @@ impl Tracker {
         let refuse = |kind| Err(refusal(path, kind));
         if let NodeKind::HardLink { target } = kind {
             match self.names.get(target.as_bytes()) {
+                Some(Seen::Other(names::LINK_TARGET)) => self.unless_removed(path, target)?,
                 Some(Seen::Other(_)) => {}
                 Some(Seen::Directory(_)) => {
                     let target = target.clone();
@@ -159,23 +219,21 @@ impl Tracker {
         }
     }
 
-    fn mark(
-        &mut self,
-        path: &EntryPath,
-        list: impl FnOnce(&mut Tracker) -> &mut Vec<EntryPath>,
-    ) -> Result<Step, LayerError> {
+    /// Notes a mark of `path`, which comes once.
+    fn mark(&mut self, path: &EntryPath, marker: &EntryPath, what: &'static str) -> Result<(), LayerError> {
+        if self.names.get(marker.as_bytes()).is_some() {
+            return Err(refusal(marker, LayerErrorKind::Duplicate { earlier: what }));
+        }
         // Both lists of marks, and the set of those that are opaque.
-        self.charge(path, 2 * path.as_bytes().len() + MARK)?;
-        list(self).push(path.clone());
-        Ok(Step::Later)
+        self.charge(path, names::BYTES + 2 * path.as_bytes().len() + MARK)?;
+        self.names.insert(marker.as_bytes(), Seen::Other(what));
+        Ok(())
     }
 
     /// Notes the directories above `path` that nothing has named yet, topmost first.
     fn make_parents(&mut self, path: &EntryPath) -> Result<Vec<EntryPath>, LayerError> {
         let mut missing = Vec::new();
-        let mut at = path.as_bytes();
-        while let Some(slash) = at.iter().rposition(|byte| *byte == b'/') {
-            at = &at[..slash];
+        for at in ancestors(path) {
             match self.names.get(at) {
                 Some(Seen::Other(kind)) => {
                     let parent = EntryPath::from_normalised(at);
@@ -229,10 +287,20 @@ impl Tracker {
     /// The layer is complete: what remains to be marked.
     pub fn finish(mut self) -> Result<Marks, LayerError> {
         let mut marks = Marks::default();
+        for target in std::mem::take(&mut self.link_targets) {
+            // Only marks that came after the link are left to do so.
+            if self.is_removed(&target) {
+                self.names.remove(target.as_bytes());
+                marks.removed_targets.push(target);
+            } else {
+                marks.parents.extend(self.make_parents(&target)?);
+            }
+        }
+        marks.removed_targets.sort_unstable();
         let mut whiteouts = std::mem::take(&mut self.whiteouts);
         let mut opaque = std::mem::take(&mut self.opaque);
-        once(&mut whiteouts, "whiteout", whiteout_of)?;
-        once(&mut opaque, "opaque mark", opaque_mark_of)?;
+        whiteouts.sort_unstable();
+        opaque.sort_unstable();
 
         for dir in &opaque {
             if dir.is_root() {
@@ -297,18 +365,16 @@ fn refusal(path: &EntryPath, kind: LayerErrorKind) -> LayerError {
     LayerError::new(path.as_path().as_os_str().as_encoded_bytes(), kind)
 }
 
-/// Sorts marks of one kind; an error if there are two of one name.
-fn once(
-    marks: &mut [EntryPath],
-    what: &'static str,
-    marker: fn(&EntryPath) -> EntryPath,
-) -> Result<(), LayerError> {
-    marks.sort_unstable();
-    match marks.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => {
-            let kind = LayerErrorKind::Duplicate { earlier: what };
-            Err(refusal(&marker(&pair[1]), kind))
-        }
-        None => Ok(()),
-    }
+/// Whether `dir` is a directory above `path`.
+fn is_above(dir: &EntryPath, path: &EntryPath) -> bool {
+    let below = path.as_bytes().strip_prefix(dir.as_bytes());
+    dir.is_root() || below.is_some_and(|below| below.first() == Some(&b'/'))
+}
+
+/// The directories above `path`, the nearest first, but for the root.
+fn ancestors(path: &EntryPath) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(Some(path.as_bytes()), |at| {
+        at.iter().rposition(|byte| *byte == b'/').map(|slash| &at[..slash])
+    })
+    .skip(1)
 }

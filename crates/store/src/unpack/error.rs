@@ -70,6 +70,14 @@ pub enum UnpackError {
         /// Its target.
         target: EntryPath,
     },
+    /// A hard link to a directory.
+    #[error("layer entry \"{path}\": hard link target \"{target}\" is a directory of the layers below")]
+    LinkDirectory {
+        /// The link.
+        path: EntryPath,
+        /// Its target.
+        target: EntryPath,
+    },
     /// A parent directory that the layers below have as something else.
     #[error("layer entry below \"{path}\": the layers below have a {kind} there")]
     BelowNonDirectory {

@@ -5,7 +5,7 @@
 //! as overlayfs would have made them: the file is copied up, then linked. Whiteouts that hide nothing go, because
 //! overlayfs lists a whiteout in a directory that only one layer has.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
@@ -109,6 +109,12 @@ pub(crate) fn settle(
             Some(_) | None => {}
         }
     }
+    for target in &marks.removed_targets {
+        settling.unless_cancelled()?;
+        if let Some(path) = settling.link_above(target)? {
+            return Ok(Settled::Redirected { opaque, path });
+        }
+    }
     for path in &marks.whiteouts {
         settling.unless_cancelled()?;
         settling.keep_whiteout_if_needed(path)?;
@@ -116,9 +122,13 @@ pub(crate) fn settle(
     if opaque.contains(&EntryPath::root()) {
         settling.empty_root()?;
     }
+    let mut places = HashMap::new();
     for link in links {
         settling.unless_cancelled()?;
-        settling.link(link)?;
+        match marks.removed_targets.binary_search(&link.target) {
+            Ok(_) => settling.link_removed(link, &mut places)?,
+            Err(_) => settling.link(link)?,
+        }
     }
     // Last, because all of the above changes their times.
     let mut root = None;
@@ -272,23 +282,71 @@ impl Settling<'_> {
         }
     }
 
+    /// A directory above `path` that is a symbolic link below. This layer removes what is there, so neither is it implied.
+    fn link_above(&self, path: &EntryPath) -> Result<Option<EntryPath>, UnpackError> {
+        let Some(below) = self.below else { return Ok(None) };
+        let mut above = path.parent();
+        while let Some(at) = above.filter(|at| !at.is_root()) {
+            match Self::at(below, &at)? {
+                Some(found) if found.file_type() == FileType::Symlink => return Ok(Some(at)),
+                _ => above = at.parent(),
+            }
+        }
+        Ok(None)
+    }
+
     fn link(&mut self, link: &LowerLink) -> Result<(), UnpackError> {
         let LowerLink { path, target } = link;
-        let to = self.dirs.parent(path)?;
         let from = self.dirs.parent(target)?;
         if !exists(&from, target)? {
-            let missing = || UnpackError::LinkTarget { path: path.clone(), target: target.clone() };
-            let found = self.look(target)?.ok_or_else(missing)?;
-            if found.file_type() == FileType::Directory {
-                return Err(missing());
-            }
-            let meta = meta_of(&found, target)?;
-            self.counts.owner(meta.uid, meta.gid);
-            let size = u64::try_from(found.stat.st_size).unwrap_or(0);
-            self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
-            keeping_times(&from, target, || self.copy_up(&found, &from, target, &meta))?;
+            let found = self.look(target)?;
+            self.take(link, found, target)?;
+            self.counts.entries += 1;
         }
-        keeping_times(&to, path, || writer::hard_link(&mut self.dirs, path, target)).map(|_| ())
+        self.link_here(path, target)
+    }
+
+    /// A link to what this layer removes afterwards: the file of the layers below moves to the first such link, and the
+    /// others are links to that one.
+    fn link_removed<'b>(
+        &mut self,
+        link: &'b LowerLink,
+        places: &mut HashMap<&'b EntryPath, &'b EntryPath>,
+    ) -> Result<(), UnpackError> {
+        let LowerLink { path, target } = link;
+        if let Some(place) = places.get(target) {
+            return self.link_here(path, place);
+        }
+        let found = match self.below {
+            Some(below) => Self::at(below, target)?,
+            None => None,
+        };
+        places.insert(target, path);
+        self.take(link, found, path)
+    }
+
+    fn link_here(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
+        let dir = self.dirs.parent(path)?;
+        match keeping_times(&dir, path, || writer::hard_link(&mut self.dirs, path, target))? {
+            true => Ok(()),
+            false => Err(UnpackError::LinkTarget { path: path.clone(), target: target.clone() }),
+        }
+    }
+
+    /// Copies the target of a link from the layers below to `place`.
+    fn take(&mut self, link: &LowerLink, found: Option<Found>, place: &EntryPath) -> Result<(), UnpackError> {
+        let LowerLink { path, target } = link;
+        let found =
+            found.ok_or_else(|| UnpackError::LinkTarget { path: path.clone(), target: target.clone() })?;
+        if found.file_type() == FileType::Directory {
+            return Err(UnpackError::LinkDirectory { path: path.clone(), target: target.clone() });
+        }
+        let meta = meta_of(&found, target)?;
+        self.counts.owner(meta.uid, meta.gid);
+        let size = u64::try_from(found.stat.st_size).unwrap_or(0);
+        self.counts.size_bytes = self.counts.size_bytes.saturating_add(size);
+        let dir = self.dirs.parent(place)?;
+        keeping_times(&dir, place, || self.copy_up(&found, &dir, place, &meta))
     }
 
     /// A non-directory of the layers below as an entry of this one.

@@ -39,8 +39,9 @@ pub(super) struct Writer<'a> {
 /// Memory is claimed in pieces of this size.
 const CLAIM: usize = 1 << 20;
 
-/// A hard link into lower layers beside its names: a vector may be half empty, and names are allocated apart.
-const LINK: usize = 2 * size_of::<LowerLink>() + 32;
+/// A hard link into lower layers beside its names: a vector may be half empty, names are allocated apart, and settling
+/// notes where the file of a removed target went.
+const LINK: usize = 2 * size_of::<LowerLink>() + 32 + 4 * size_of::<&EntryPath>();
 /// A name left for settling beside its bytes.
 const MARK: usize = 2 * size_of::<EntryPath>() + 16;
 
@@ -244,23 +245,21 @@ impl<'a> Writer<'a> {
     }
 
     fn link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
-        match hard_link(&mut self.dirs, path, target)? {
-            true => Ok(()),
-            // The target is itself a link into the layers below.
-            false => {
-                self.link_later(path.clone(), target.clone());
-                self.claim()
-            }
+        // The target, or what it is itself a link to, is in the layers below.
+        if self.tracker.is_lower_target(target) || !hard_link(&mut self.dirs, path, target)? {
+            self.link_later(path.clone(), target.clone());
+            self.claim()?;
         }
+        Ok(())
     }
 
     /// A hard link whose target this layer does not have. The image specification speaks only of links within a
     /// layer, but builders exist that make others, and containerd and umoci take them. Like them, and like
-    /// overlayfs, both names end up in this layer, as one file.
+    /// overlayfs, both names end up in this layer, as one file, unless the layer removes the target afterwards.
     fn link_below(&mut self, node: &Node, target: EntryPath) -> Result<(), UnpackError> {
         let parents = self.tracker.add_lower_link(&node.path, &target).map_err(UnpackError::Rule)?;
         self.make_parents(&parents)?;
-        self.counts.entries += 2;
+        self.counts.entries += 1;
         self.link_later(node.path.clone(), target);
         Ok(())
     }
@@ -276,7 +275,8 @@ impl<'a> Writer<'a> {
         let mut marks = std::mem::take(&mut self.tracker).finish().map_err(UnpackError::Rule)?;
         // Made, and among those that are implied.
         self.make_parents(&std::mem::take(&mut marks.parents))?;
-        let lists = [&marks.whiteouts, &marks.opaque, &marks.replaced, &marks.implied];
+        let lists =
+            [&marks.whiteouts, &marks.opaque, &marks.replaced, &marks.implied, &marks.removed_targets];
         // Of opaque directories a set is made.
         let names = lists.into_iter().chain([&marks.opaque]).flatten();
         let bytes: usize = names.map(|path| MARK + path.as_bytes().len()).sum();

@@ -2,10 +2,10 @@
 
 use plywood_image::testing::TarBuilder;
 use plywood_kernel::testing::require_root;
-use plywood_store::{Basis, Image, Store};
+use plywood_store::{Basis, FlatOptions, Image, Store};
 
 use super::super::import_images::{LayerBlob, Layout, assert_untouched, chain, import};
-use super::super::support::store;
+use super::super::support::{flat_path, store};
 use super::tree::Tree;
 use super::{compare, header, overlay};
 
@@ -200,6 +200,80 @@ fn root_hard_links_into_lower_layers() {
     compare(&layers);
 }
 
+/// A layer that links to a file below and then removes it: the removal was forgotten, and the file came back.
+#[test]
+fn root_a_hard_link_outlives_its_removed_target() {
+    require_root();
+    let below = || {
+        TarBuilder::new()
+            .entry(&header(b'5', "d", 0o750, (3, 4), 1000), b"")
+            .xattr("user.note", "kept")
+            .entry(header(b'0', "d/a", 0o4750, (9, 10), 1234).size(7), b"content")
+            .file("d/z", "z")
+            .symlink("d/s", "z")
+            .dir("usr", 0o755)
+            .dir("usr/bin", 0o755)
+            .file("usr/bin/tool", "tool")
+            .symlink("bin", "usr/bin")
+    };
+    let link = || TarBuilder::new().hard_link("d/l", "d/a");
+    let outside = || TarBuilder::new().hard_link("l", "d/a").hard_link("m", "d/a").hard_link("n", "l");
+    for (what, above, stay, gone) in [
+        ("whiteout", link().whiteout("d", "a"), &["d/l", "d/z"][..], &["d/a"][..]),
+        ("opaque", link().opaque("d"), &["d/l"], &["d/a", "d/z"]),
+        ("outside, whiteout", outside().whiteout("d", "a"), &["l", "m", "n", "d/z"], &["d/a"]),
+        ("outside, opaque", outside().opaque("d"), &["l", "m", "n", "d"], &["d/a", "d/z"]),
+        ("outside, directory", outside().whiteout("", "d"), &["l", "m", "n"], &["d"]),
+        (
+            "outside, replaced",
+            outside().whiteout("", "d").dir("d", 0o711).file("d/new", "new"),
+            &["l", "m", "n", "d/new"],
+            &["d/a", "d/z"],
+        ),
+        ("outside, now a file", outside().whiteout("", "d").file("d", "d"), &["l", "m", "n", "d"], &[]),
+        (
+            "a symbolic link",
+            TarBuilder::new().hard_link("l", "d/s").hard_link("m", "l").whiteout("d", "s"),
+            &["l", "m"],
+            &["d/s"],
+        ),
+        (
+            "through a link",
+            TarBuilder::new().hard_link("l", "bin/tool").whiteout("usr/bin", "tool"),
+            &["l", "bin", "usr/bin"],
+            &["usr/bin/tool"],
+        ),
+        (
+            "through a removed link",
+            TarBuilder::new().hard_link("l", "bin/tool").whiteout("", "bin"),
+            &["l", "usr/bin/tool"],
+            &["bin"],
+        ),
+    ] {
+        let layers = tars([below(), above]);
+        let tree = compare(&layers);
+        for path in stay {
+            assert!(tree.get(path).is_some(), "{what}: {path}");
+        }
+        for path in gone {
+            assert!(tree.get(path).is_none(), "{what}: {path}");
+        }
+        if let (Some(l), Some(m)) = (tree.get("l"), tree.get("m")) {
+            assert_eq!(l, m, "{what}");
+        }
+        let (_scratch, store, image) = unpack(&layers);
+        let ids = image.layer_ids();
+        let pins = store.pins().unwrap();
+        store.build_flat(&pins, image.chain_id.as_ref().unwrap(), &ids, FlatOptions::default()).unwrap();
+        let flat = store.find_flat(image.chain_id.as_ref().unwrap()).unwrap().unwrap();
+        assert_eq!(
+            Tree::read(&flat_path(&store, flat.id)).differences(&tree),
+            Vec::<String>::new(),
+            "{what}"
+        );
+    }
+}
+
 /// A layer for a merged /usr may list what is below /bin and not /bin itself.
 #[test]
 fn root_paths_through_a_lower_symbolic_link() {
@@ -256,9 +330,22 @@ fn root_what_does_not_fit_the_layers_below_is_refused() {
     for (above, expected) in [
         (TarBuilder::new().file("file/below", "x"), "the layers below have a file there"),
         (TarBuilder::new().hard_link("x", "absent"), "neither in this layer nor in those below"),
-        (TarBuilder::new().hard_link("x", "dir"), "neither in this layer nor in those below"),
+        (TarBuilder::new().hard_link("x", "dir"), "\"dir\" is a directory of the layers below"),
+        (TarBuilder::new().hard_link("x", "dir").whiteout("", "dir"), "\"dir\" is a directory"),
+        (TarBuilder::new().hard_link("x", "absent").whiteout("", "absent"), "neither in this layer"),
         (TarBuilder::new().file("loop/x", "x"), "too many symbolic links"),
-        (TarBuilder::new().whiteout("", "gone").hard_link("x", "gone"), "neither in this layer"),
+        (
+            TarBuilder::new().whiteout("", "file").hard_link("x", "file"),
+            "\"x\": hard link target \"file\" is removed",
+        ),
+        (
+            TarBuilder::new().opaque("dir").hard_link("x", "dir/in"),
+            "\"x\": hard link target \"dir/in\" is removed",
+        ),
+        (
+            TarBuilder::new().hard_link("x", "file").whiteout("", "file").hard_link("y", "file"),
+            "\"y\": hard link target \"file\" is removed",
+        ),
     ] {
         let (_scratch, store) = store();
         let pins = store.pins().unwrap();
