@@ -47,7 +47,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Lockbench(args) => lockbench::run(&context, &args),
         Command::Storm(args) => storm::run(&context, &args),
         Command::Doctor => doctor::run(&context),
-        Command::Completions { shell } => shell::completions(shell),
+        Command::Completions { shell } => {
+            context.refuse_json("completions", "a script")?;
+            shell::completions(shell)
+        }
         Command::Man { dir } => shell::man(&dir),
     }
 }

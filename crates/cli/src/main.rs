@@ -15,6 +15,7 @@ mod progress;
 mod remedy;
 mod signals;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
         )
         .with_writer(std::io::stderr)
+        // What a supervisor says goes to its log later.
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os(args::SUPERVISE).is_none())
         .without_time()
         .init();
     let json = cli.global.json;

@@ -12,7 +12,7 @@ use super::containers;
 use crate::args::Logs;
 use crate::context::Context;
 use crate::output;
-use crate::remedy::Advised;
+use crate::remedy::{Advised, INTERRUPTED};
 
 /// How often more output is looked for.
 const POLL: Duration = Duration::from_millis(100);
@@ -53,7 +53,9 @@ pub fn run(context: &Context, args: &Logs) -> anyhow::Result<ExitCode> {
             }
         }
         if !running {
-            return Ok(ExitCode::SUCCESS);
+            // Whoever follows and stops has not seen the end.
+            let stopped = args.follow && context.cancel.requested();
+            return Ok(if stopped { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS });
         }
         std::thread::sleep(POLL);
     }

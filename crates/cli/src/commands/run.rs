@@ -76,6 +76,14 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     // What a registry takes is no part of a launch, and shown while it lasts.
     let started = started + pulled;
     require_layers(&image, &args.image)?;
+    if let Ok(platform) = image.platform.parse::<Platform>()
+        && !Platform::host().accepts(&platform)
+    {
+        let (name, host) = (&args.image, Platform::host());
+        tracing::warn!(
+            "image {name} is for {platform}, this machine is {host}: its programs need an emulator here"
+        );
+    }
     steps.done("image found");
     let search_path = std::env::var_os("PATH").unwrap_or_default();
     let directories = context.directories();

@@ -63,6 +63,7 @@ fn root_a_failed_write_costs_no_detached_container() {
             assert_eq!(bed.ok(&["exec", other["id"].as_str().unwrap(), "cat", "/kept"]), "kept\n");
         }
         assert_eq!(supervisor_log(bed).matches("it is tried again").count(), 1, "{}", supervisor_log(bed));
+        assert!(!supervisor_log(bed).contains('\x1b'), "a log has no colours: {}", supervisor_log(bed));
 
         refusal.end();
         let ended = eventually("the exit is recorded", || {

@@ -210,10 +210,15 @@ fn root_stop_signals_and_their_patience() {
 fn root_logs_are_followed_to_the_end() {
     in_bed(|bed| {
         bed.import(&TestImage::new(), "app");
-        let id = detach(bed, &[], "for i in 1 2 3 4; do echo line $i; sleep 0.3; done");
+        let id = detach(bed, &[], "for i in 1 2 3 4; do echo line $i; sleep 1; done");
         let mut following = bed.start(&["logs", "--follow", &id]);
         eventually("the first line", || following.stdout().contains("line 1").then_some(()));
         assert!(following.is_running());
+        // One that is stopped says so, and has printed what there was.
+        let stopped = bed.start(&["logs", "--follow", &id]).ready();
+        eventually("its first line", || stopped.stdout().contains("line 1").then_some(()));
+        stopped.signal(Signal::INT);
+        assert!(stopped.finish().check(130).stdout.starts_with("line 1\n"));
         assert_eq!(following.finish().ok(), "line 1\nline 2\nline 3\nline 4\n");
         eventually("it has ended", || (state(bed, &id) == "exited").then_some(()));
         assert_eq!(bed.ok(&["logs", "-f", &id]), "line 1\nline 2\nline 3\nline 4\n");

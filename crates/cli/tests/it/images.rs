@@ -405,6 +405,12 @@ fn root_the_platform_of_a_local_image() {
             let says = format!("image {image} is for {found}, not for {wanted}");
             assert!(error.contains(&says) && error.contains("--pull always"), "{error}");
         }
+        // Without a word about platforms it is run, with a warning: an emulator may be there.
+        let done = bed.plywood(&["run", "foreign"]).check(0);
+        let says = format!("image foreign is for linux/s390x, this machine is {here}");
+        assert!(done.stderr.contains(&says), "{}", done.stderr);
+        let done = bed.plywood(&["run", "app"]).check(0);
+        assert!(!done.stderr.contains("this machine is"), "{}", done.stderr);
     });
 }
 

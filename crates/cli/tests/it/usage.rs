@@ -10,7 +10,7 @@ use super::layout::TestImage;
 fn root_wrong_usage_is_exit_code_2() {
     in_bed(|bed| {
         bed.import(&TestImage::new(), "app");
-        let cases: [(&[&str], &str); 35] = [
+        let cases: [(&[&str], &str); 36] = [
             (&[], "Usage"),
             (&["nosuch"], "nosuch"),
             (&["run"], "<IMAGE>"),
@@ -42,6 +42,7 @@ fn root_wrong_usage_is_exit_code_2() {
             (&["run", "--hostname", "two words", "app"], "two words"),
             (&["run", "--workdir", "relative", "app"], "relative"),
             (&["run", "--env", "=value", "app"], "=value"),
+            (&["run", "--env", "", "app"], "`` is not of the form NAME=VALUE"),
             (&["run", "--name", ".bad name", "app"], ".bad name"),
             (
                 &["import", "--platform", "amd64", "nosuch.tar"],
@@ -60,11 +61,12 @@ fn root_wrong_usage_is_exit_code_2() {
             assert_eq!(done.stdout, "", "{args:?}");
         }
         // As JSON the error is there, too, whoever finds it.
-        let cases: [(&[&str], &str); 4] = [
+        let cases: [(&[&str], &str); 5] = [
             (&["--json", "run", "--mechanism", "magic", "app"], "magic"),
             (&["run", "--json", "--volume", "nocolon", "app"], "nocolon"),
             // Their output is the container's own.
             (&["--json", "logs", "x"], "`logs` prints what the container wrote"),
+            (&["--json", "completions", "bash"], "`completions` prints a script"),
             (&["exec", "--json", "x", "true"], "`exec` prints what its command writes"),
         ];
         for (args, expected) in cases {

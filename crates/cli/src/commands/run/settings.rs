@@ -129,7 +129,8 @@ fn usage(error: impl std::fmt::Display) -> Usage {
 /// A `NAME` alone takes the caller's value, and is left out if the caller has none.
 fn environment(wanted: &[String]) -> Vec<String> {
     let with_value = |variable: &String| {
-        if variable.contains('=') {
+        // One without a name is for the check to refuse.
+        if variable.contains('=') || variable.is_empty() {
             return Some(variable.clone());
         }
         std::env::var(variable).ok().map(|value| format!("{variable}={value}"))
