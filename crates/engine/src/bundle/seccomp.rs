@@ -8,13 +8,16 @@
 //! Three calls are allowed by argument: `clone` without the flags that make new namespaces, `socket` without the
 //! hypervisor's address family, `personality` for the harmless values. `clone3` passes its flags in memory, where a
 //! filter cannot look, so it fails with `ENOSYS` and libraries use `clone`.
+//!
+//! A filter sees registers of 64 bits, the kernel reads these arguments as 32: a comparison of the whole register would
+//! not see `AF_VSOCK` in `0x1_0000_0028`. So none is made. Every condition is on bits that the kernel reads, by mask.
 
 mod calls;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
-    LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
+    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder,
+    LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
 };
 
 const EPERM: u32 = 1;
@@ -27,6 +30,13 @@ const CLONE_NAMESPACES: u64 =
 /// `AF_VSOCK` reaches the hypervisor past every network namespace.
 const AF_VSOCK: u64 = 40;
 
+/// The bits that tell address families apart: the kernel has 46 (`AF_MAX`), and knows none above. Another family differs
+/// from a given one in one of these bits; numbers that share all of them are refused with it, and name nothing.
+const FAMILY_BITS: [u64; 6] = [1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5];
+
+/// An `int`, of which the kernel reads half a register.
+const INT: u64 = 0xffff_ffff;
+
 /// Linux and 32-bit Linux, each with and without an old release name; and asking what is set.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -34,15 +44,14 @@ const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 pub(super) fn profile(capabilities: &Capabilities) -> Result<LinuxSeccomp, OciSpecError> {
     let admin = capabilities.contains(&Capability::SysAdmin);
     let mut rules = vec![allow(calls::ALWAYS.iter().flat_map(|group| group.iter()))?];
-    rules.push(allow_if("socket", compare(LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK, None)?)?);
+    for bit in FAMILY_BITS {
+        rules.push(allow_if("socket", bit, !AF_VSOCK & bit)?);
+    }
     for value in PERSONALITIES {
-        rules.push(allow_if("personality", compare(LinuxSeccompOperator::ScmpCmpEq, value, None)?)?);
+        rules.push(allow_if("personality", INT, value)?);
     }
     if !admin {
-        rules.push(allow_if(
-            "clone",
-            compare(LinuxSeccompOperator::ScmpCmpMaskedEq, CLONE_NAMESPACES, Some(0))?,
-        )?);
+        rules.push(allow_if("clone", CLONE_NAMESPACES, 0)?);
         rules.push(clone3_is_unknown()?);
     }
     for (capability, names) in calls::GUARDED {
@@ -76,7 +85,14 @@ fn allow<'a>(names: impl Iterator<Item = &'a &'a str>) -> Result<LinuxSyscall, O
         .build()
 }
 
-fn allow_if(name: &str, argument: LinuxSeccompArg) -> Result<LinuxSyscall, OciSpecError> {
+/// Allows `name` where its first argument is `value` in the bits of `mask`.
+fn allow_if(name: &str, mask: u64, value: u64) -> Result<LinuxSyscall, OciSpecError> {
+    let argument = LinuxSeccompArgBuilder::default()
+        .index(0_usize)
+        .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
+        .value(mask)
+        .value_two(value)
+        .build()?;
     LinuxSyscallBuilder::default()
         .names([name.to_owned()])
         .action(LinuxSeccompAction::ScmpActAllow)
@@ -90,19 +106,6 @@ fn clone3_is_unknown() -> Result<LinuxSyscall, OciSpecError> {
         .action(LinuxSeccompAction::ScmpActErrno)
         .errno_ret(ENOSYS)
         .build()
-}
-
-/// A condition on the first argument: compared with `value`, or masked by `value` and compared with `masked`.
-fn compare(
-    op: LinuxSeccompOperator,
-    value: u64,
-    masked: Option<u64>,
-) -> Result<LinuxSeccompArg, OciSpecError> {
-    let builder = LinuxSeccompArgBuilder::default().index(0_usize).value(value).op(op);
-    match masked {
-        Some(masked) => builder.value_two(masked).build(),
-        None => builder.build(),
-    }
 }
 
 #[cfg(test)]
@@ -136,6 +139,37 @@ mod tests {
             "pidfd_getfd",
         ] {
             assert!(!seen.contains(name), "{name}");
+        }
+    }
+
+    /// What the filter makes of a call, as libseccomp and the kernel compare: whole registers.
+    fn allowed(name: &str, argument: u64) -> bool {
+        let profile = profile(&Capabilities::new()).unwrap();
+        let rules = profile.syscalls().as_ref().unwrap();
+        let mut rules = rules.iter().filter(|rule| rule.names().iter().any(|other| other == name));
+        rules.any(|rule| {
+            rule.args().as_ref().unwrap().iter().all(|condition| {
+                assert_eq!((condition.index(), condition.op()), (0, LinuxSeccompOperator::ScmpCmpMaskedEq));
+                argument & condition.value() == condition.value_two().unwrap()
+            })
+        })
+    }
+
+    /// `socket(0x1_0000_0028, ...)` was another family for the filter, and the hypervisor's for the kernel.
+    #[test]
+    fn what_the_kernel_does_not_read_of_an_argument_changes_nothing() {
+        for high in [0, 1 << 32, 0xffff_ffff << 32, 1 << 63] {
+            for family in 0..46 {
+                assert_eq!(allowed("socket", high | family), family != AF_VSOCK, "{high:#x} {family}");
+            }
+            for value in PERSONALITIES {
+                assert!(allowed("personality", high | value), "{high:#x} {value:#x}");
+            }
+            // Addresses that are not random, and memory that can be executed.
+            for value in [0x4_0000, 0x40_0000, 0xffff_fffe] {
+                assert!(!allowed("personality", high | value), "{high:#x} {value:#x}");
+            }
+            assert!(allowed("clone", high | 0x1_0f00) && !allowed("clone", high | 0x1000_0000));
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use plywood_engine::bundle::{CapabilityChange, Net, Overrides, Resources};
 use plywood_engine::runtime::RunMode;
 
-use super::support::{Host, command, shell};
+use super::support::{Host, command, shell, system_call};
 
 const MODE: RunMode = RunMode::Attached;
 
@@ -134,6 +134,35 @@ fn root_system_calls_outside_the_profile_are_refused() {
     let mut wish = shell("mount -t tmpfs none /tmp && echo mounted");
     wish.capabilities = CapabilityChange { add: vec!["SYS_ADMIN".to_owned()], drop: Vec::new() };
     assert_eq!(host.run(MODE, wish).1, "mounted\n");
+}
+
+/// A filter that compares whole registers took `AF_VSOCK` with a bit above the lower 32 for another family: the kernel,
+/// which reads an `int`, did not, and gave the container a socket to the hypervisor.
+#[test]
+fn root_bits_the_kernel_does_not_read_open_nothing() {
+    const UNIX: u64 = 1;
+    const VSOCK: u64 = 40;
+    const STREAM: u64 = 1;
+    /// Addresses that are not random.
+    const NOT_RANDOM: u64 = 0x4_0000;
+    const EPERM: i32 = 1;
+    let host = Host::new();
+    let path = host.rootfs().join("bin/call");
+    let call = |number, arguments| {
+        fs::write(&path, system_call(number, arguments)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        host.run(MODE, command(&["/bin/call"])).0
+    };
+    for high in [0, 1 << 32, 1 << 63, 0xffff_ffff << 32] {
+        assert_eq!(call(libc::SYS_socket, [high | VSOCK, STREAM, 0]), EPERM, "{high:#x}");
+        let socket = call(libc::SYS_socket, [high | UNIX, STREAM, 0]);
+        assert!((200..256).contains(&socket), "{high:#x}: errno {socket}");
+        assert_eq!(call(libc::SYS_personality, [high | NOT_RANDOM, 0, 0]), EPERM, "{high:#x}");
+        assert_eq!(call(libc::SYS_personality, [high | 0xffff_ffff, 0, 0]), 0, "{high:#x}");
+    }
+    // And what a stranger could do with a namespace of its own.
+    let new_user = 1 << 32 | 0x1000_0000;
+    assert_eq!(call(libc::SYS_clone, [new_user, 0, 0]), EPERM);
 }
 
 #[test]

@@ -211,6 +211,59 @@ fn prepare(
     })
 }
 
+/// A program that makes one system call, by number and with whole registers as arguments, and exits with its errno;
+/// with 256 less the result if that is none.
+pub(crate) fn system_call(number: i64, arguments: [u64; 3]) -> Vec<u8> {
+    let number = u32::try_from(number).unwrap();
+    let mut code = Vec::new();
+    if cfg!(target_arch = "x86_64") {
+        // mov rdi, rsi and rdx; mov eax
+        for (register, argument) in [0xbf, 0xbe, 0xba].into_iter().zip(arguments) {
+            code.extend([0x48, register]);
+            code.extend(argument.to_le_bytes());
+        }
+        code.push(0xb8);
+        code.extend(number.to_le_bytes());
+        // syscall; neg eax; mov edi, eax; mov eax, 60 (exit); syscall
+        code.extend([0x0f, 0x05, 0xf7, 0xd8, 0x89, 0xc7, 0xb8, 60, 0, 0, 0, 0x0f, 0x05]);
+    } else if cfg!(target_arch = "aarch64") {
+        let mut words: Vec<u32> = Vec::new();
+        // movz and three movk for each of x0, x1 and x2; movz x8
+        for (register, argument) in (0..3).zip(arguments) {
+            let part = |half: u32| ((argument >> (16 * half)) as u32 & 0xffff) << 5 | half << 21 | register;
+            words.push(0xd280_0000 | part(0));
+            words.extend([1, 2, 3].map(|half| 0xf280_0000 | part(half)));
+        }
+        words.push(0xd280_0008 | number << 5);
+        // svc #0; neg x0, x0; mov x8, #93 (exit); svc #0
+        words.extend([0xd400_0001, 0xcb00_03e0, 0xd280_0ba8, 0xd400_0001]);
+        code.extend(words.into_iter().flat_map(u32::to_le_bytes));
+    } else {
+        panic!("write the system call for this architecture");
+    }
+    elf(&code)
+}
+
+/// A static program of this machine: ELF header, one segment with all of the file, the code.
+fn elf(code: &[u8]) -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const CODE: u64 = 64 + 56;
+    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    let size = CODE + code.len() as u64;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // e_type ET_EXEC, e_machine, e_version, then e_entry, e_phoff, e_shoff, e_flags
+    file.extend([2_u16.to_le_bytes(), machine.to_le_bytes(), [1, 0], [0, 0]].concat());
+    file.extend([BASE + CODE, 64, 0].map(u64::to_le_bytes).concat());
+    file.extend(0_u32.to_le_bytes());
+    // e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx
+    file.extend([64_u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
+    // p_type PT_LOAD, p_flags PF_R|PF_X, then p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
+    file.extend([1_u32, 5].map(u32::to_le_bytes).concat());
+    file.extend([0, BASE, BASE, size, size, 0x1_0000].map(u64::to_le_bytes).concat());
+    file.extend(code);
+    file
+}
+
 /// An error with all its causes, in one line.
 pub(crate) fn chain(error: &LaunchError) -> String {
     let mut text = error.to_string();
