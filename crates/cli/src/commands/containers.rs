@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use plywood_engine::cgroup::Cgroups;
-use plywood_engine::launch::remove_bundle;
+use plywood_engine::cgroup::{CgroupError, Cgroups};
+use plywood_engine::launch::{LauncherConfig, remove_bundle};
 use plywood_engine::runtime::{self, Runtime};
 use plywood_image::signal;
+use plywood_store::containers::ContainerError;
 use plywood_store::{Container, ContainerId, ContainerState, Snapshot, Store};
 use rustix::process::Signal;
 
@@ -40,20 +41,42 @@ pub fn is_alive(container: &Container) -> bool {
     container.process.as_ref().is_some_and(|process| process.is_alive().unwrap_or(false))
 }
 
-/// Ends a container: `signal`, then after `patience` KILL. Its supervisor records the end; without one, we do. A request to
-/// stop ends the wait, not the container.
-pub fn end(
-    context: &Context,
-    store: &Store,
-    container: &Container,
-    signal: &str,
-    patience: Duration,
-) -> anyhow::Result<()> {
+/// How a container is ended.
+#[derive(Debug)]
+pub struct Ending<'a> {
+    /// What it is sent once it runs.
+    pub signal: &'a str,
+    /// How long it may take to end; then it is sent KILL.
+    pub patience: Duration,
+    /// How long one that is being launched may take to run; then it is taken down as far as it has come.
+    pub until_it_runs: Duration,
+}
+
+impl<'a> Ending<'a> {
+    /// As it asks for. It can be asked once it runs, which every launch does in time, or fails.
+    pub fn stop(signal: &'a str, patience: Duration) -> Self {
+        Self { signal, patience, until_it_runs: LauncherConfig::START_TIMEOUT + RECORDING }
+    }
+
+    /// At once.
+    pub fn kill() -> Self {
+        Self { signal: "KILL", patience: Duration::ZERO, until_it_runs: RECORDING }
+    }
+}
+
+/// Ends a container. Its supervisor records the end; without one, we do. A request to stop ends the wait, not the container.
+pub fn end(context: &Context, store: &Store, container: &Container, how: &Ending<'_>) -> anyhow::Result<()> {
+    let container = match once_it_runs(context, store, container, how.until_it_runs)? {
+        Launched::Gone => return Ok(()),
+        Launched::No => return take_away(context, store, container),
+        Launched::Yes(container) => container,
+    };
+    let container = container.as_ref();
     if !is_alive(container) {
         return settle(context, store, container);
     }
     let runtime = runtime_of(context, container);
-    for (signal, patience) in [(signal, patience), ("KILL", RECORDING)] {
+    for (signal, patience) in [(how.signal, how.patience), ("KILL", RECORDING)] {
         let asked = match &runtime {
             Ok(runtime) => {
                 runtime.kill(container.id.as_str(), signal).map_err(|error| crate::remedy::chain(&error))
@@ -79,6 +102,43 @@ pub fn end(
         }
     }
     anyhow::bail!("container {} does not end, even after KILL", container.id.short())
+}
+
+/// What has become of a launch.
+enum Launched {
+    /// The container has run, and may run still.
+    Yes(Box<Container>),
+    /// It does not run, and nobody is launching it any more or it takes too long.
+    No,
+    /// It failed, or ended and removed itself.
+    Gone,
+}
+
+/// Waits until a container that is being launched runs: there is nothing of it to be signalled before. What the caller
+/// has read of it may be from then.
+fn once_it_runs(
+    context: &Context,
+    store: &Store,
+    container: &Container,
+    patience: Duration,
+) -> anyhow::Result<Launched> {
+    let until = Instant::now() + patience;
+    loop {
+        // Asked first: what a supervisor records before it ends is seen after it.
+        let supervised = container.supervisor.is_alive().unwrap_or(false);
+        match store.find_container(container.id.as_str()) {
+            Ok(now) if now.process.is_some() || now.state == ContainerState::Exited => {
+                return Ok(Launched::Yes(Box::new(now)));
+            }
+            Ok(_) if supervised && Instant::now() < until => {
+                context.heed()?;
+                std::thread::sleep(POLL);
+            }
+            Ok(_) => return Ok(Launched::No),
+            Err(ContainerError::NotFound(_)) => return Ok(Launched::Gone),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Signals its first process ourselves: its runtime, or what that knows of it, is gone.
@@ -118,6 +178,7 @@ type Failed = Vec<(ContainerId, anyhow::Error)>;
 /// Interrupted: says which still run.
 pub fn end_all(
     context: &Context,
+    store: &Store,
     containers: &[Container],
     end: impl Fn(&Container) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<Failed> {
@@ -144,7 +205,7 @@ pub fn end_all(
         ended.into_iter().collect()
     });
     match ended {
-        Err(error) if error.is::<Interrupted>() => Err(still_running(containers).into()),
+        Err(error) if error.is::<Interrupted>() => Err(still_running(store, containers).into()),
         ended => Ok(ended?.into_iter().flatten().collect()),
     }
 }
@@ -155,9 +216,16 @@ pub fn leave_out(containers: &mut Vec<Container>, failed: Failed, failures: &mut
     failures.extend(failed.into_iter().map(|(_, error)| error));
 }
 
-fn still_running(containers: &[Container]) -> Interrupted {
-    let running: Vec<&str> =
-        containers.iter().filter(|one| is_alive(one)).map(|one| one.id.short()).collect();
+fn still_running(store: &Store, containers: &[Container]) -> Interrupted {
+    let runs = |one: &&Container| match store.find_container(one.id.as_str()) {
+        Ok(now) if now.process.is_none() && now.state != ContainerState::Exited => {
+            now.supervisor.is_alive().unwrap_or(false)
+        }
+        Ok(now) => is_alive(&now),
+        Err(ContainerError::NotFound(_)) => false,
+        Err(_) => is_alive(one),
+    };
+    let running: Vec<&str> = containers.iter().filter(runs).map(|one| one.id.short()).collect();
     Interrupted(match running.len() {
         0 => "interrupted, after all had ended".to_owned(),
         count => format!(
@@ -177,7 +245,7 @@ fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Re
         match store.find_container(container.id.as_str()) {
             Ok(now) if now.state == ContainerState::Exited => return Ok(()),
             // One that removes itself is gone.
-            Err(plywood_store::containers::ContainerError::NotFound(_)) => return Ok(()),
+            Err(ContainerError::NotFound(_)) => return Ok(()),
             Ok(_) if supervised && Instant::now() < until => {
                 context.heed()?;
                 std::thread::sleep(POLL);
@@ -186,9 +254,14 @@ fn settle(context: &Context, store: &Store, container: &Container) -> anyhow::Re
             Err(error) => return Err(error.into()),
         }
     }
+    take_away(context, store, container)
+}
+
+/// Takes a container down and records that it has ended.
+fn take_away(context: &Context, store: &Store, container: &Container) -> anyhow::Result<()> {
     take_down(context, container)?;
     match store.container_exited(&container.id, None) {
-        Ok(()) | Err(plywood_store::containers::ContainerError::NotFound(_)) => Ok(()),
+        Ok(()) | Err(ContainerError::NotFound(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -208,9 +281,11 @@ fn take_down(context: &Context, container: &Container) -> anyhow::Result<()> {
         Err(error) => tracing::warn!(error = format!("{error:#}"), "the runtime's own record stays"),
     }
     cgroups.remove(container.id.as_str())?;
-    let in_use = cgroups.in_use(&|| context.cancel.requested())?;
-    cgroups.remove_parent(in_use)?;
-    Ok(())
+    match cgroups.in_use(&|| context.cancel.requested()) {
+        Ok(in_use) => Ok(cgroups.remove_parent(in_use)?),
+        Err(CgroupError::Cancelled) => Ok(context.heed()?),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes containers that have ended, and everything they left. Answers with those that it failed for, which stay.

@@ -1,12 +1,11 @@
 //! `plywood rm`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use plywood_store::{Container, ContainerState};
 use serde_json::json;
 
-use super::containers;
+use super::containers::{self, Ending};
 use crate::args::Rm;
 use crate::context::Context;
 use crate::output;
@@ -27,9 +26,9 @@ pub fn run(context: &Context, args: &Rm) -> anyhow::Result<ExitCode> {
         failures.extend(refusal(&running).map(Into::into));
     }
     let bar = context.progress.count("removing", u64::try_from(targets.len())?);
-    let failed = containers::end_all(context, &targets, |container| {
+    let failed = containers::end_all(context, &store, &targets, |container| {
         if container.state != ContainerState::Exited {
-            containers::end(context, &store, container, "KILL", Duration::ZERO)?;
+            containers::end(context, &store, container, &Ending::kill())?;
         }
         bar.inc(1);
         Ok(())

@@ -8,7 +8,7 @@ use plywood_image::signal;
 use plywood_store::{Container, ContainerState, Store};
 use serde_json::json;
 
-use super::containers;
+use super::containers::{self, Ending};
 use crate::args::Stop;
 use crate::context::Context;
 use crate::output;
@@ -22,9 +22,9 @@ pub fn run(context: &Context, args: &Stop) -> anyhow::Result<ExitCode> {
     targets.retain(|container| container.state != ContainerState::Exited);
     let patience = Duration::from_secs(args.time);
     let bar = context.progress.count("stopping", u64::try_from(targets.len())?);
-    let failed = containers::end_all(context, &targets, |container| {
+    let failed = containers::end_all(context, &store, &targets, |container| {
         let signal = stop_signal(&store, container)?;
-        containers::end(context, &store, container, &signal, patience)?;
+        containers::end(context, &store, container, &Ending::stop(&signal, patience))?;
         bar.inc(1);
         Ok(())
     })?;

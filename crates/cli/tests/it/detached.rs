@@ -206,6 +206,49 @@ fn root_stop_signals_and_their_patience() {
     });
 }
 
+/// What `stop` had read of a container that was being launched it never read again: the container was killed without its
+/// stop signal when it had run for some seconds, and its exit code lost.
+#[test]
+fn root_a_container_being_launched_is_stopped_as_any_other() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new().with("StopSignal", json!("SIGUSR1")), "app");
+        // It traps by the time the signal comes: the first process of a namespace is not signalled otherwise.
+        let slow = bed.path("slow");
+        let script =
+            "#!/bin/sh\ncase \" $* \" in *' run '*) sleep 3;; *' kill '*) sleep 1;; esac\nexec runc \"$@\"\n";
+        std::fs::write(&slow, script).unwrap();
+        std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let launch = || {
+            let script = "trap 'exit 5' USR1; while :; do sleep 0.05; done";
+            let run =
+                bed.start(&["run", "-d", "--runtime", text(&slow), "app", "--", "sh", "-c", script]).ready();
+            let id = eventually("it is recorded", || Some(bed.containers().first()?["id"].clone()));
+            (run, id.as_str().unwrap().to_owned())
+        };
+        let (run, id) = launch();
+        assert_eq!(state(bed, &id), "created");
+        assert_eq!(bed.json(&["stop", "--time", "60", &id]), json!({ "stopped": [id] }));
+        let container = bed.containers().remove(0);
+        assert_eq!((&container["state"], &container["exit_code"]), (&json!("exited"), &json!(5)));
+        assert_eq!(run.finish().ok().trim(), id);
+        bed.ok(&["rm", &id]);
+
+        // Whoever does not want to wait says which are left.
+        let (run, id) = launch();
+        let stop = bed.start(&["--json", "stop", &id]).ready();
+        std::thread::sleep(Duration::from_millis(300));
+        let done = stop.interrupt(Signal::INT).check(130);
+        assert!(
+            done.stderr.contains(&format!("1 container still running: {}", &id[..12])),
+            "{}",
+            done.stderr
+        );
+        assert_eq!(bed.json(&["rm", "--force", &id]), json!({ "removed": [id] }));
+        run.finish();
+        bed.expect_empty();
+    });
+}
+
 #[test]
 fn root_logs_are_followed_to_the_end() {
     in_bed(|bed| {
