@@ -403,9 +403,13 @@ pub struct Lockbench {
     /// Measure how long a cache line takes between each pair of CPUs, too.
     #[arg(long)]
     pub matrix: bool,
-    /// Write every sample into this file, a JSON object a line.
+    /// Write every sample and every point into this file, a JSON object a line; `plywood storm --locks` shows it in a
+    /// storm's report.
     #[arg(long, value_name = "FILE")]
     pub raw: Option<PathBuf>,
+    /// Write a page to this file: pictures and figures, in HTML that needs no network. It has the matrix, too.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Seed of the order of points and of resampling.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_short_help = true)]
     pub seed: u64,

@@ -10,6 +10,8 @@ mod bad_images;
 mod bad_input;
 #[path = "it/bed.rs"]
 mod bed;
+#[path = "it/browser.rs"]
+mod browser;
 #[path = "it/crowd.rs"]
 mod crowd;
 #[path = "it/database.rs"]

@@ -4,7 +4,8 @@
 //! run      once, first: what was asked for, on what machine
 //! launch   one a container and round
 //! round    one an arm and round, after its launches: wall time, mount operations, bystanders
-//! lock_point, matrix   what a contended lock costs on these CPUs, if that was measured too; anywhere after the run
+//! lock_...  what a contended lock costs on these CPUs, and `matrix`, if that was measured too; anywhere after the run:
+//!           see [`LockRun`]
 //! end      once, last; a file without it was cut off
 //! ```
 //!
@@ -13,9 +14,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::arm::Arm;
 use crate::harness::Pace;
 
-use crate::arm::Arm;
+mod locks;
+
+pub use locks::{LockEnd, LockRun};
 
 /// Version of the format. A reader refuses newer ones.
 pub const VERSION: u32 = 1;
@@ -30,8 +34,16 @@ pub enum Line {
     Launch(Launch),
     /// One round of one arm.
     Round(Box<Round>),
+    /// What the lock benchmark was asked for.
+    LockRun(Box<LockRun>),
+    /// One point of the lock benchmark, measured once.
+    LockSample(Box<plywood_node::lockbench::Sample>),
     /// One point of the lock benchmark.
     LockPoint(Box<plywood_node::lockbench::Point>),
+    /// The scalability law of one lock and placement.
+    LockFit(Box<plywood_node::lockbench::CurveFit>),
+    /// The lock benchmark's end.
+    LockEnd(Box<LockEnd>),
     /// How long a cache line takes from one CPU to another.
     Matrix(Box<plywood_node::lockbench::Matrix>),
     /// The end.
@@ -39,6 +51,21 @@ pub enum Line {
     /// Of a newer plywood.
     #[serde(other)]
     Unknown,
+}
+
+impl Line {
+    /// Whether it is the lock benchmark's.
+    pub fn is_of_locks(&self) -> bool {
+        match self {
+            Self::LockRun(_)
+            | Self::LockSample(_)
+            | Self::LockPoint(_)
+            | Self::LockFit(_)
+            | Self::LockEnd(_)
+            | Self::Matrix(_) => true,
+            Self::Run(_) | Self::Launch(_) | Self::Round(_) | Self::End(_) | Self::Unknown => false,
+        }
+    }
 }
 
 /// What was asked for, and where.

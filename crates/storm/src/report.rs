@@ -7,7 +7,7 @@
 //! Invariant: text that comes from the record (names of images, reasons of failures, command lines) reaches the page
 //! through `html::esc` only.
 
-use crate::record::{Line, Run};
+use crate::record::{Host, Line, Run};
 use crate::summary::gather::gather;
 use crate::summary::{Note, Summary, SummaryError, show, summarise};
 use crate::verdict::{Finding, Verdict, verdict};
@@ -40,11 +40,11 @@ pub fn render(lines: &[Line]) -> Result<String, SummaryError> {
     let verdict = verdict(lines)?;
     let ways = Ways::of(&summaries);
     let mut page = String::with_capacity(64 << 10);
-    head(&mut page, run);
+    head(&mut page, &run.plywood, &format!("Storm: {}", run.image));
     top(&mut page, run, &verdict, partial);
     ways.legend(&mut page, "Key to the pictures");
     pictures::add(&mut page, &summaries, &ways);
-    locks::add(&mut page, lines);
+    locks::add(&mut page, lines, &run.host);
     notes(&mut page, &summaries, &ways);
     figures::add(&mut page, &summaries, &ways);
     conditions(&mut page, run);
@@ -52,16 +52,21 @@ pub fn render(lines: &[Line]) -> Result<String, SummaryError> {
     Ok(page)
 }
 
-fn head(page: &mut String, run: &Run) {
+/// The page of a lock benchmark alone; none of lines that are no lock benchmark's.
+pub fn render_locks(lines: &[Line]) -> Option<String> {
+    locks::page(lines)
+}
+
+fn head(page: &mut String, version: &str, title: &str) {
     put!(
         page,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"generator\" content=\"plywood {}\">\n\
-         <title>Storm: {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
-        esc(&run.plywood),
-        esc(&run.image)
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
+        esc(version),
+        esc(title)
     );
 }
 
@@ -150,9 +155,22 @@ fn notes(page: &mut String, summaries: &[Summary], ways: &Ways) {
 
 fn conditions(page: &mut String, run: &Run) {
     let host = &run.host;
+    let mut rows = vec![("Image", run.image.clone())];
+    rows.extend(machine(host));
+    rows.extend([
+        ("Launching threads", host.pinned.clone().unwrap_or_else(|| "on any CPU".to_owned())),
+        ("A launch fails after", show::ms(run.timeout_ms)),
+        ("Rounds", format!("{} and one to warm up", run.repeat)),
+        ("plywood", run.plywood.clone()),
+    ]);
+    rows.extend(host.versions.iter().map(|(name, version)| (name.as_str(), version.clone())));
+    where_and_how(page, &rows, &run.command);
+}
+
+/// What is known of a machine.
+fn machine(host: &Host) -> Vec<(&'static str, String)> {
     let number = |value: Option<usize>| value.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
-    let mut rows = vec![
-        ("Image", run.image.clone()),
+    vec![
         ("Kernel", host.kernel.clone()),
         ("CPU", host.cpu_model.clone()),
         ("CPUs", host.cpus.to_string()),
@@ -165,20 +183,18 @@ fn conditions(page: &mut String, run: &Run) {
         ("File system", host.filesystem.clone()),
         ("Mounts before", show::whole(host.mounts as u64)),
         ("Load before", show::significant(host.load)),
-        ("Launching threads", host.pinned.clone().unwrap_or_else(|| "on any CPU".to_owned())),
-        ("A launch fails after", show::ms(run.timeout_ms)),
-        ("Rounds", format!("{} and one to warm up", run.repeat)),
-        ("plywood", run.plywood.clone()),
-    ];
-    rows.extend(host.versions.iter().map(|(name, version)| (name.as_str(), version.clone())));
+    ]
+}
+
+fn where_and_how(page: &mut String, rows: &[(&str, String)], command: &[String]) {
     put!(page, "<section>\n<h2>Where and how</h2>\n<dl class=\"host\">\n");
     for (name, value) in rows {
-        put!(page, "<div><dt>{}</dt><dd>{}</dd></div>\n", esc(name), esc(&value));
+        put!(page, "<div><dt>{}</dt><dd>{}</dd></div>\n", esc(*name), esc(value));
     }
     put!(
         page,
         "</dl>\n<p>The exact command:</p>\n<pre class=\"box\"><code>{}</code></pre>\n</section>\n",
-        esc(&command(run))
+        esc(&self::command(command))
     );
 }
 
@@ -188,13 +204,13 @@ fn gib(bytes: u64) -> f64 {
 }
 
 /// As a shell takes it.
-fn command(run: &Run) -> String {
+fn command(words: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
     let quoted = |word: &String| match word.chars().all(plain) && !word.is_empty() {
         true => word.clone(),
         false => format!("'{}'", word.replace('\'', "'\\''")),
     };
-    run.command.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn foot(page: &mut String, summaries: &[Summary], run: &Run) {

@@ -129,11 +129,15 @@ pub struct Storm {
     /// Write a report to this file: one page of HTML that needs no network.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub html: Option<PathBuf>,
+    /// Put what a contended lock costs on this machine's CPUs into the report, too: a file that `plywood lockbench --raw`
+    /// has written.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub locks: Option<PathBuf>,
     /// Show a file that --raw has written, and start nothing; with --html, make its report.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "userns", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw"], help_heading = "Output")]
     pub show: Option<PathBuf>,
     /// Compare two files that --raw has written, and start nothing.
-    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "userns", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html", "show"], help_heading = "Output")]
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["launcher", "mechanism", "lower", "passes", "layers", "concurrency", "admission", "snapshotter", "userns", "rootfs_only", "incident", "image", "generate", "keep_image", "command", "containers", "repeat", "burst", "rate", "hold", "timeout", "pin", "numa", "id_range_length", "runtime", "address", "raw", "html", "locks", "show"], help_heading = "Output")]
     pub compare: Vec<PathBuf>,
 }
 

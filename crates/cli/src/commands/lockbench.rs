@@ -1,21 +1,25 @@
 //! `plywood lockbench`: what a contended global lock costs on this machine.
 
-use std::fs::File;
-use std::io::Write as _;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use plywood_node::lockbench::{self, Config, LockKind, LockbenchError, Matrix, MatrixConfig, Outcome};
+use plywood_node::lockbench::{self, Config, LockKind, LockbenchError, Matrix, MatrixConfig};
 use plywood_node::placement::{self, Placement, PlacementError};
 use plywood_node::topology::Topology;
-use serde_json::{Value, json};
+use plywood_storm::host;
+use plywood_storm::record::{Line, LockEnd, LockRun, VERSION};
 
 use crate::args::Lockbench;
 use crate::context::Context;
 use crate::output;
 use crate::remedy::{self, Advised, Usage};
 
+mod record;
 mod show;
+
+use record::Record;
 
 /// Measures, then prints. Exit code 130 if somebody stopped it; what was measured until then is printed.
 pub fn run(context: &Context, args: &Lockbench) -> anyhow::Result<ExitCode> {
@@ -23,54 +27,40 @@ pub fn run(context: &Context, args: &Lockbench) -> anyhow::Result<ExitCode> {
     let mut notes = Vec::new();
     let config = config(&machine, args, &mut notes)?;
     let plan = lockbench::plan(&config).map_err(|error| advise(error, args))?;
-    let mut raw = match &args.raw {
-        Some(path) => {
-            Some(File::create(path).with_context(|| format!("writing samples to {}", path.display()))?)
-        }
-        None => None,
-    };
+    let mut record = Record::open(args)?;
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     notes.extend(show::warnings(&machine, &config, &plan, &load));
 
+    record.add(Line::LockRun(Box::new(asked(context, &machine, &config)?)));
     let bar = context.progress.count("measuring", (plan.points.len() * config.rounds) as u64);
-    let mut lost = None;
     let outcome = lockbench::run(&config, context.cancel.flag(), &mut |sample| {
         bar.inc(1);
-        if let Some(file) = &mut raw
-            && lost.is_none()
-        {
-            lost = serde_json::to_vec(sample)
-                .map_err(std::io::Error::from)
-                .and_then(|mut line| {
-                    line.push(b'\n');
-                    file.write_all(&line)
-                })
-                .err();
-        }
+        record.add(Line::LockSample(Box::new(sample.clone())));
     });
     bar.finish_and_clear();
     let outcome = outcome.map_err(|error| advise(error, args))?;
-    if let Some(error) = lost {
-        let path = args.raw.as_deref().unwrap_or(std::path::Path::new(""));
-        return Err(error).with_context(|| format!("writing samples to {}", path.display()));
-    }
-    let matrix = args.matrix.then(|| matrix(context, &machine));
+    // A page shows both.
+    let matrix = (args.matrix || args.html.is_some()).then(|| matrix(context, &machine));
     let stopped = outcome.cancelled || context.cancel.requested();
+    outcome.points.iter().for_each(|point| record.add(Line::LockPoint(Box::new(point.clone()))));
+    matrix.iter().for_each(|matrix| record.add(Line::Matrix(Box::new(matrix.clone()))));
+    outcome.fits.iter().for_each(|fit| record.add(Line::LockFit(Box::new(fit.clone()))));
+    record.add(Line::LockEnd(Box::new(LockEnd {
+        complete: !stopped,
+        clock_ns: outcome.clock_ns,
+        left_out: outcome.left_out.clone(),
+        notes: notes.clone(),
+    })));
 
     if context.json {
-        // A line a point, then the rest, each under its own name.
-        outcome.points.iter().try_for_each(output::json)?;
-        matrix.iter().try_for_each(|matrix| output::json(&json!({ "matrix": matrix })))?;
-        outcome.fits.iter().try_for_each(|fit| output::json(&json!({ "fit": fit })))?;
-        outcome.left_out.iter().try_for_each(|left_out| output::json(&json!({ "left_out": left_out })))?;
-        let conditions = conditions(&machine, &config, &outcome, &load, &notes, stopped);
-        output::json(&json!({ "conditions": conditions }))?;
+        record.lines().iter().try_for_each(output::json)?;
     } else {
         output::text_out(&show::text(&machine, &config, &outcome, matrix.as_ref(), &notes))?;
         if stopped {
             output::text_err("plywood: stopped; not all of it was measured\n")?;
         }
     }
+    record.finish()?;
     Ok(if stopped { ExitCode::from(remedy::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
@@ -171,28 +161,23 @@ fn matrix(context: &Context, machine: &Topology) -> Matrix {
     matrix
 }
 
-fn conditions(
-    machine: &Topology,
-    config: &Config,
-    outcome: &Outcome,
-    load: &str,
-    notes: &[String],
-    stopped: bool,
-) -> Value {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    json!({
-        "kernel": kernel.trim(),
-        "load": load.trim(),
-        "topology": machine,
-        "placements": config.placements,
-        "duration_ms": config.duration.as_secs_f64() * 1e3,
-        "rounds": config.rounds,
-        "section_ns": config.section.as_nanos() as u64,
-        "think_ns": config.think.as_nanos() as u64,
-        "seed": config.seed,
-        "clock_ns": outcome.clock_ns,
-        "optimised": !cfg!(debug_assertions),
-        "cancelled": stopped,
-        "notes": notes,
+/// What is measured, and where.
+fn asked(context: &Context, machine: &Topology, config: &Config) -> anyhow::Result<LockRun> {
+    let host = host::describe(&context.root, BTreeMap::new(), None).context("looking at the machine")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(LockRun {
+        version: VERSION,
+        plywood: env!("CARGO_PKG_VERSION").to_owned(),
+        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        started_at_ms: u64::try_from(now.as_millis())?,
+        host,
+        topology: machine.clone(),
+        placements: config.placements.clone(),
+        duration_ms: config.duration.as_secs_f64() * 1e3,
+        rounds: config.rounds,
+        section_ns: u64::try_from(config.section.as_nanos())?,
+        think_ns: u64::try_from(config.think.as_nanos())?,
+        seed: config.seed,
+        optimised: !cfg!(debug_assertions),
     })
 }

@@ -8,7 +8,7 @@
 
 mod image;
 mod launchers;
-mod output;
+pub mod output;
 mod saved;
 mod settings;
 
@@ -50,6 +50,7 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let pool = launchers::pool(args, &settings.sweep)?;
     // A storm of minutes must not end with a file that cannot be written.
     let mut output = Output::open(args)?;
+    let locks = args.locks.as_deref().map(saved::locks).transpose()?.unwrap_or_default();
     let store = context.store()?;
     containers::tidy(context, &store)?;
     descriptors::raise(Vec::new());
@@ -69,7 +70,7 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let mut image = image::open(context, &store, args, &settings)?;
     let ran = planned(image.layers()).and_then(|arms| {
         let planned =
-            Planned { args, settings: &settings, machine: &machine, pool: pool.as_ref(), host, arms };
+            Planned { args, settings: &settings, machine: &machine, pool: pool.as_ref(), host, arms, locks };
         storm(context, planned, &store, &capabilities, &mut image, &mut output)
     });
     let closed = image.close().context("removing the storm's image");
@@ -91,6 +92,7 @@ struct Planned<'a> {
     pool: Option<&'a IdPool>,
     host: record::Host,
     arms: Vec<Arm>,
+    locks: Vec<Line>,
 }
 
 /// Opens the launchers and runs all rounds. The inner result is the storm's own, with lines to show.
@@ -102,7 +104,7 @@ fn storm(
     image: &mut StormImage,
     output: &mut Output,
 ) -> anyhow::Result<Result<(), StormError>> {
-    let Planned { args, settings, machine, pool, mut host, arms } = planned;
+    let Planned { args, settings, machine, pool, mut host, arms, locks } = planned;
     let launchers = Launchers::open(
         &launchers::Place { context, args, settings, machine, pool, store, capabilities, arms: &arms },
         image,
@@ -129,6 +131,7 @@ fn storm(
     };
     output.begin(context, &run)?;
     output.write(&Line::Run(Box::new(run))).context("writing down what was asked for")?;
+    locks.iter().try_for_each(|line| output.write(line)).context("writing down what locks cost")?;
     let harness = settings.harness(arms, WALKS.map(PathBuf::from).to_vec());
     Ok(harness.run(launchers.all(), output, context.cancel.flag()))
 }

@@ -77,7 +77,7 @@ fn text_from_elsewhere_is_made_safe() {
     assert_eq!((cut("täglich", 3), cut("neu", 3)), ("täg...".to_owned(), "neu".to_owned()));
     let mut run = run(arms(), 1);
     run.command = ["plywood", "storm", "--image", "it's $(here)", ""].map(str::to_owned).to_vec();
-    assert_eq!(command(&run), r"plywood storm --image 'it'\''s $(here)' ''");
+    assert_eq!(command(&run.command), r"plywood storm --image 'it'\''s $(here)' ''");
 }
 
 #[test]

@@ -130,7 +130,13 @@ pub(crate) fn gather(lines: &[Line]) -> Result<Storm<'_>, SummaryError> {
             Line::End(end) => {
                 storm.partial = Some(end.reason.clone().unwrap_or_else(|| "it was stopped".into()))
             }
-            Line::LockPoint(_) | Line::Matrix(_) | Line::Unknown => {}
+            Line::LockRun(_)
+            | Line::LockSample(_)
+            | Line::LockPoint(_)
+            | Line::LockFit(_)
+            | Line::LockEnd(_)
+            | Line::Matrix(_)
+            | Line::Unknown => {}
         }
     }
     Ok(storm)

@@ -44,7 +44,7 @@ pub fn read(text: &str) -> Result<Vec<Line>, ReadError> {
         }
         if lines.is_empty()
             && let Ok(Versioned { kind, version: Some(version) }) = serde_json::from_str(line)
-            && kind == "run"
+            && ["run", "lock_run"].contains(&kind.as_str())
             && version > VERSION
         {
             return Err(ReadError::Version { version });

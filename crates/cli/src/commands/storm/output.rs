@@ -131,7 +131,8 @@ impl Around for Output {
     }
 }
 
-fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
+/// Opens a file that is written later, and leaves what is in it until then.
+pub fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -141,11 +142,12 @@ fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
 }
 
 /// Pipes and terminals have nothing to be emptied of.
-fn emptied(file: &File) -> io::Result<()> {
+pub fn emptied(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
-fn is_same(one: &File, other: &File) -> io::Result<bool> {
+/// Whether both are one file.
+pub fn is_same(one: &File, other: &File) -> io::Result<bool> {
     let (one, other) = (one.metadata()?, other.metadata()?);
     Ok(one.is_file() && (one.dev(), one.ino()) == (other.dev(), other.ino()))
 }

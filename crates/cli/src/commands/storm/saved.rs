@@ -13,6 +13,7 @@ use plywood_storm::summary;
 use crate::args::Storm;
 use crate::context::Context;
 use crate::output;
+use crate::remedy::Advised;
 
 use super::output::Output;
 
@@ -36,9 +37,26 @@ pub fn show(context: &Context, args: &Storm, path: &Path) -> anyhow::Result<Exit
     context.cancel.end_at_once();
     let lines = read(path)?;
     let mut output = Output::open(args)?;
-    lines.into_iter().for_each(|line| output.keep(line));
+    let locks = args.locks.as_deref().map(locks).transpose()?;
+    // Those that are named replace those it was run with.
+    lines
+        .into_iter()
+        .filter(|line| locks.is_none() || !line.is_of_locks())
+        .for_each(|line| output.keep(line));
+    locks.into_iter().flatten().for_each(|line| output.keep(line));
     let failures = output.finish(context).with_context(|| format!("reading {}", path.display()))?;
     Ok(if failures { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The lock benchmark of a file that `lockbench --raw` has written, without its samples.
+pub fn locks(path: &Path) -> anyhow::Result<Vec<Line>> {
+    let mut lines = read(path)?;
+    lines.retain(|line| line.is_of_locks() && !matches!(line, Line::LockSample(_)));
+    if !lines.iter().any(|line| matches!(line, Line::LockPoint(_) | Line::Matrix(_))) {
+        let what = format!("{} has no point of a lock benchmark", path.display());
+        return Err(Advised::new(what, "name a file that `plywood lockbench --raw FILE` has written").into());
+    }
+    Ok(lines)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
