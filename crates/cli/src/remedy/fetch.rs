@@ -1,6 +1,7 @@
 //! What to do about an image that cannot be brought in.
 
 use plywood_image::config::ConfigError;
+use plywood_image::digest::DigestError;
 use plywood_image::limits;
 use plywood_image::manifest::ManifestError;
 use plywood_image::tar::TarErrorKind;
@@ -13,6 +14,12 @@ const AGAIN: &str = "the image's bytes are damaged: make or push it again, then 
      between registries, layouts and archives, and checks them)";
 const REBUILD: &str = "no image may hold that: build it again with a current builder, which writes other layers, or ask \
                        whoever built it; docs/state.md lists what layers may hold";
+const MADE_SO: &str = "the image is whole, but made as plywood supports none: build it again with a current builder, or ask whoever \
+                       built it";
+const LAYER_TYPES: &str = "plywood reads layers of tar, alone or compressed by gzip or zstd: decrypt the image (skopeo copy \
+                           --decryption-key) or convert it (skopeo copy --dest-compress-format gzip) first";
+const NO_ATTRIBUTE: &str = "the kernel, or the state root's file system, has no such attributes: build the image without them, or choose a \
+                            state root by --root on a file system that has them";
 const FORMATS: &str = "name a directory in the OCI image layout, or a tar file of one or of docker save; \
                        `skopeo copy docker://IMAGE oci:DIR:TAG` makes one";
 const LARGE_ATTRIBUTES: &str = "choose a state root by --root on a file system that holds large extended attributes: ext4 made with \
@@ -29,7 +36,10 @@ pub fn of(error: &FetchError) -> Option<String> {
         FetchError::Manifest { source, .. } => return Some(of_manifest(source)),
         FetchError::Config { source: ConfigError::TooManyLayers { .. }, .. } => return Some(squash()),
         FetchError::Blob { source: BlobError::Room(_), .. } => FREE_SPACE,
-        FetchError::Config { .. } | FetchError::Nesting { .. } | FetchError::Blob { .. } => AGAIN,
+        FetchError::Config { source: ConfigError::DiffId { source, .. }, .. } => of_digest(source),
+        // Its digest is right: this is how it was made.
+        FetchError::Config { .. } => MADE_SO,
+        FetchError::Nesting { .. } | FetchError::Blob { .. } => AGAIN,
         FetchError::NoMatch(error) => match error.available.as_slice() {
             [] => "build or push the image for this platform",
             some => {
@@ -72,7 +82,22 @@ fn of_manifest(error: &ManifestError) -> String {
             "push the image again with a current tool, or convert it: skopeo copy --format oci".to_owned()
         }
         ManifestError::Artifact(_) => "name an image; this is something else that registries keep".to_owned(),
-        _ => AGAIN.to_owned(),
+        ManifestError::ForeignLayer { .. } => "such layers lie outside of registries, mostly those of Windows, which cannot run here; \
+                                               have the image pushed with all its layers, or built on another base"
+            .to_owned(),
+        ManifestError::LayerType { .. } => LAYER_TYPES.to_owned(),
+        ManifestError::Digest { source, .. } => of_digest(source).to_owned(),
+        ManifestError::Json(_) | ManifestError::Missing(_) => AGAIN.to_owned(),
+        _ => MADE_SO.to_owned(),
+    }
+}
+
+fn of_digest(error: &DigestError) -> &'static str {
+    match error {
+        DigestError::UnknownAlgorithm(_) => {
+            "make the image again with digests of sha256 or sha512: skopeo copy --format oci does; no other is supported"
+        }
+        _ => AGAIN,
     }
 }
 
@@ -92,6 +117,11 @@ fn of_unpack(error: &UnpackError) -> Option<String> {
             if call.contains("setxattr") && source.kind() == std::io::ErrorKind::InvalidInput =>
         {
             REBUILD
+        }
+        UnpackError::Entry { call, source, .. }
+            if call.contains("setxattr") && source.kind() == std::io::ErrorKind::Unsupported =>
+        {
+            NO_ATTRIBUTE
         }
         UnpackError::Rule(_)
         | UnpackError::LinkTarget { .. }
@@ -123,6 +153,7 @@ fn of_local(error: &LocalError) -> Option<String> {
         LocalError::Missing { .. } | LocalError::Size { .. } | LocalError::Digest { .. } => {
             "the image is damaged or was copied in part: copy or export it again (`skopeo copy` checks what it copies)"
         }
+        LocalError::Index { source, .. } => return Some(of_manifest(source)),
         LocalError::Several { .. } | LocalError::NoSuchImage { .. } => "choose one of these by --name",
         LocalError::Archive(ArchiveError::Room { source: RoomError::DiskFull { .. }, .. }) => FREE_SPACE,
         LocalError::Archive(ArchiveError::Spool { .. }) => return None,

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use plywood_image::Digest;
 use plywood_image::testing::TarBuilder;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bad_input::says;
 use super::bed::{Bed, in_bed, start};
@@ -177,6 +177,30 @@ fn cases(bed: &Bed) -> Vec<Case> {
             &["\"srv/w\"", "overlayfs whiteout"],
         ),
     ];
+    cases.push(Case {
+        remedy: "has no such attributes",
+        ..hostile(
+            bed,
+            "namespace",
+            TarBuilder::new().xattr("bogus.foo", "x").file("srv/odd", "x"),
+            &["\"srv/odd\"", "bogus.foo"],
+        )
+    });
+    cases.push(hostile(
+        bed,
+        "large-attribute",
+        TarBuilder::new().xattr("user.large", vec![b'x'; 70_000]).file("srv/odd", "x"),
+        &["srv/odd", "value of an extended attribute"],
+    ));
+    cases.push(Case {
+        args: import(bed, "link-dir", |layout| {
+            layout.image(&small().layer(TarBuilder::new().hard_link("x", "etc")), "link-dir")
+        })
+        .1,
+        named: vec!["\"x\"".into(), "\"etc\" is a directory".into()],
+        remedy: REBUILD,
+    });
+    cases.extend(made_so(bed));
     let mut more = |args: Vec<String>, named: &[&str], remedy| {
         cases.push(Case { args, named: named.iter().map(|&part| part.to_owned()).collect(), remedy });
     };
@@ -229,6 +253,56 @@ fn cases(bed: &Bed) -> Vec<Case> {
         more(vec!["pull".to_owned(), format!("{host}/team/app:1")], &["team/app:1", &host], remedy);
     }
     cases
+}
+
+/// Images that are whole and not supported were called damaged.
+fn made_so(bed: &Bed) -> Vec<Case> {
+    let changed = |name: &str, of: &str, change: fn(&mut Value), said: &str, remedy: &'static str| {
+        let (layout, args) = import(bed, name, |layout| layout.image(&small(), name));
+        layout.change(of, change);
+        Case { args, named: vec![said.to_owned()], remedy }
+    };
+    let is_layer = "is a foreign (non-distributable) layer";
+    vec![
+        changed(
+            "foreign-layer",
+            "manifest",
+            |manifest| manifest["layers"][0]["urls"] = json!(["https://elsewhere.invalid/layer"]),
+            is_layer,
+            "such layers lie outside of registries",
+        ),
+        changed(
+            "encrypted",
+            "manifest",
+            |manifest| {
+                manifest["layers"][0]["mediaType"] =
+                    json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
+            },
+            "unsupported media type",
+            "decrypt the image",
+        ),
+        changed(
+            "md5",
+            "manifest",
+            |manifest| manifest["layers"][0]["digest"] = json!("md5:d41d8cd98f00b204e9800998ecf8427e"),
+            "digest algorithm \"md5\" is not supported",
+            "digests of sha256 or sha512",
+        ),
+        changed(
+            "no-architecture",
+            "config",
+            |config| drop(config.as_object_mut().unwrap().remove("architecture")),
+            "has no architecture",
+            "the image is whole",
+        ),
+        changed(
+            "nameless",
+            "config",
+            |config| config["config"]["Env"] = json!(["=x"]),
+            "a variable without a name",
+            "the image is whole",
+        ),
+    ]
 }
 
 #[test]

@@ -158,6 +158,26 @@ impl Layout {
         self
     }
 
+    /// Rewrites the `manifest` or the `config` of the only image, and whatever names it.
+    pub(crate) fn change(&self, of: &str, change: impl FnOnce(&mut Value)) {
+        let read = |bytes: Vec<u8>| -> Value { serde_json::from_slice(&bytes).unwrap() };
+        let by = |entry: &Value| self.blob_path(&entry["digest"].as_str().unwrap().parse().unwrap());
+        let index_path = self.dir.join("index.json");
+        let mut index = read(fs::read(&index_path).unwrap());
+        let mut manifest = read(fs::read(by(&index["manifests"][0])).unwrap());
+        if of == "manifest" {
+            change(&mut manifest);
+        } else {
+            let mut config = read(fs::read(by(&manifest["config"])).unwrap());
+            change(&mut config);
+            manifest["config"] = self.blob(CONFIG, config.to_string().as_bytes());
+        }
+        let annotations = index["manifests"][0]["annotations"].take();
+        index["manifests"][0] = self.blob(MANIFEST, manifest.to_string().as_bytes());
+        index["manifests"][0]["annotations"] = annotations;
+        fs::write(index_path, index.to_string()).unwrap();
+    }
+
     fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = Digest::sha256(bytes);
         fs::write(self.blob_path(&digest), bytes).unwrap();

@@ -10,6 +10,9 @@ use super::sparse::{self, SparseMap};
 use super::{BLOCK, Device, EntryType, Header, TarError, TarErrorKind, Timestamp};
 use crate::limits;
 
+/// What an error shows of a name that is too long.
+const BEGINNING: usize = 100;
+
 /// Reads an archive entry by entry. It has its own large buffer: `R` needs none.
 pub struct Reader<R> {
     input: Input<R>,
@@ -99,14 +102,18 @@ impl<R: Read> Reader<R> {
                         return Err(TarErrorKind::Pax("two headers for one entry"));
                     }
                     self.extension(&block, limits::PAX_BYTES, "size of a PAX header")?;
-                    records = Some(Records::parse(&self.scratch)?);
+                    let parsed = Records::parse(&self.scratch);
+                    if parsed.is_err() {
+                        *path = self.name_ahead();
+                    }
+                    records = Some(parsed?);
                 }
                 b'g' => {
                     self.extension(&block, limits::PAX_BYTES, "size of a PAX header")?;
                     pax::check_global(&self.scratch)?;
                 }
-                b'L' => long_path = Some(self.long_name(&block)?),
-                b'K' => long_link = Some(self.long_name(&block)?),
+                b'L' => long_path = Some(self.long_name(&block, path)?),
+                b'K' => long_link = Some(self.long_name(&block, path)?),
                 _ => {
                     return self
                         .entry(&block, records.unwrap_or_default(), long_path, long_link, path)
@@ -142,9 +149,24 @@ impl<R: Read> Reader<R> {
         self.input.skip(padding(size))
     }
 
-    fn long_name(&mut self, block: &Block) -> Result<Vec<u8>, TarErrorKind> {
+    /// The name in the next header, of the entry that an extension is for; empty where there is none. For an error.
+    fn name_ahead(&mut self) -> Vec<u8> {
+        match self.header_block() {
+            Ok(Some(block)) => header_path(&block),
+            Ok(None) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// Of one that is too long `error_path` is its beginning.
+    fn long_name(&mut self, block: &Block, error_path: &mut Vec<u8>) -> Result<Vec<u8>, TarErrorKind> {
         // The name and its NUL.
-        self.extension(block, limits::PATH_BYTES as u64 + 1, "length of a name")?;
+        let result = self.extension(block, limits::PATH_BYTES as u64 + 1, "length of a name");
+        if let Err(TarErrorKind::TooLarge { .. }) = result {
+            self.scratch.clear();
+            self.input.take(BEGINNING, &mut self.scratch)?;
+            *error_path = [field::text(&self.scratch), b"..."].concat();
+        }
+        result?;
         Ok(field::text(&self.scratch).to_vec())
     }
 

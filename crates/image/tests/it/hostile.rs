@@ -164,7 +164,12 @@ fn gnu_long_names() {
     let both = TarBuilder::new().extension(b'L', b"a\0").pax("path", "b").file("c", b"").finish();
     assert!(error(&both).contains("the name is given both by a GNU and by a PAX header"));
     let too_long = TarBuilder::new().extension(b'L', &[b'n'; 4098]).file("c", b"").finish();
-    assert!(error(&too_long).contains("length of a name exceeds the limit of 4097"));
+    let expected =
+        format!("\"{}...\" at byte 0: length of a name exceeds the limit of 4097", "n".repeat(100));
+    assert!(error(&too_long).contains(&expected), "{}", error(&too_long));
+    let large = TarBuilder::new().xattr("user.large", vec![0; 70_000]).file("d/c", b"").finish();
+    let message = error(&large);
+    assert!(message.contains("d/c\" at byte 0: value of an extended attribute"), "{message}");
 }
 
 #[test]

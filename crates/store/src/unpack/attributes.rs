@@ -4,7 +4,8 @@
 //! times come last.
 //!
 //! Policy: `security.selinux` is left out, and counted, where the kernel does not take it (labels managed by the
-//! mount); every other attribute that cannot be set is an error. One that is too large for the file system is told from
+//! mount); so is a time beyond those of the file system, which then takes its last. Every other attribute that cannot be
+//! set is an error. One that is too large for the file system is told from
 //! a full disk, though the kernel answers ENOSPC to both.
 
 use std::ffi::{OsStr, OsString};
@@ -52,7 +53,11 @@ pub(super) fn apply(
             refused(fd, path, format!("fsetxattr(fd, {name:?}, {} bytes)", value.len()), errno)
         })?;
     }
-    rustix::fs::futimens(fd, &timestamps(meta)).on(path, "futimens(fd)")
+    rustix::fs::futimens(fd, &timestamps(meta)).on(path, "futimens(fd)")?;
+    if may_be_beyond(meta.mtime) {
+        left_out.note_time(meta.mtime, &rustix::fs::fstat(fd).on(path, "fstat(fd)")?);
+    }
+    Ok(())
 }
 
 /// The same for what cannot be opened: symbolic links, devices, fifos. `name` in the directory `dir`.
@@ -89,7 +94,17 @@ pub(super) fn apply_at(
         }
     }
     rustix::fs::utimensat(dir, name, &timestamps(meta), AtFlags::SYMLINK_NOFOLLOW)
-        .on(path, format_args!("utimensat(dir, {name:?})"))
+        .on(path, format_args!("utimensat(dir, {name:?})"))?;
+    if may_be_beyond(meta.mtime) {
+        let has = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        left_out.note_time(meta.mtime, &has.on(path, format_args!("fstatat(dir, {name:?})"))?);
+    }
+    Ok(())
+}
+
+/// Whether some file system has no such time: the kernel then takes the nearest and says nothing. All have those of 32 bits.
+fn may_be_beyond(time: Timestamp) -> bool {
+    i32::try_from(time.seconds).is_err()
 }
 
 /// What is to be changed of a file.

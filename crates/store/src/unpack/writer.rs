@@ -10,8 +10,8 @@ use std::io::{self, BufRead as _, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use plywood_image::layer::{DiffEntry, EntryPath, Node, NodeKind, Step, Tracker};
-use plywood_image::tar::{Data, Device, Reader, SparseMap, Unread};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use plywood_image::tar::{Data, Device, Reader, SparseMap, Timestamp, Unread};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::attributes;
@@ -62,8 +62,8 @@ pub(crate) struct Counts {
     pub(crate) left_out: LeftOut,
 }
 
-/// How many entries of a layer had attributes that are left out: what [`Unread`] says, and labels of SELinux that the
-/// kernel does not take.
+/// How many entries of a layer had attributes that are left out: what [`Unread`] says, labels of SELinux that the
+/// kernel does not take, and times that the file system does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Access control lists as text (`SCHILY.acl.*`).
@@ -72,12 +72,19 @@ pub struct LeftOut {
     pub attributes: u64,
     /// Labels of SELinux (`RHT.security.selinux`; `security.selinux` where the kernel refuses it).
     pub labels: u64,
+    /// Modification times that the state root's file system does not have; the nearest it has is there.
+    pub times: u64,
 }
 
 impl LeftOut {
     /// Whether nothing was.
     pub fn is_empty(&self) -> bool {
         *self == LeftOut::default()
+    }
+
+    /// Compares the time asked for with what came of it.
+    pub(super) fn note_time(&mut self, asked: Timestamp, has: &Stat) {
+        self.times += u64::from(has.st_mtime != asked.seconds);
     }
 
     pub(super) fn note(&mut self, unread: Unread) {
@@ -93,6 +100,7 @@ impl fmt::Display for LeftOut {
             (self.access_lists, "access lists (SCHILY.acl)"),
             (self.attributes, "extended attributes (LIBARCHIVE.xattr)"),
             (self.labels, "labels (SELinux)"),
+            (self.times, "times beyond those of the file system"),
         ];
         let mut separator = "";
         for (count, what) in kinds.into_iter().filter(|(count, _)| *count > 0) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plywood_image::testing::{RawHeader, TarBuilder};
 use plywood_kernel::testing::{in_private_mount_ns, require_root};
-use plywood_store::{FetchRequest, Source, Store};
+use plywood_store::{Cancel, Event, FetchRequest, Source, Store, fetch_image};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::import_images::{LayerBlob, Layout, assert_untouched, chain, fetch, import, run};
@@ -36,6 +36,48 @@ fn on_small_disks(test: fn(&str, &Store)) {
             test(kind, &store);
             drop(store);
             run("umount", "mount", &[at]);
+        }
+    });
+}
+
+/// The kernel takes the nearest time that the file system has, and says nothing.
+#[test]
+fn root_times_that_a_file_system_does_not_have_are_told() {
+    on_small_disks(|kind, store| {
+        let pins = store.pins().unwrap();
+        let tar = TarBuilder::new()
+            .pax("mtime", "1099511627776")
+            .file("file", "x")
+            .pax("mtime", "-1099511627776")
+            .symlink("link", "file")
+            .pax("mtime", "1099511627776")
+            .dir("dir", 0o755)
+            .pax("mtime", "4294967296")
+            .file("within", "x")
+            .finish();
+        let layout = Layout::of("a", &[LayerBlob::gzip(&tar)]);
+        let told = std::sync::Mutex::new(Vec::new());
+        let note = |event| {
+            if let Event::LeftOut { what, .. } = event {
+                told.lock().unwrap().push(what.to_string());
+            }
+        };
+        let request = FetchRequest::new(Source::Layout(layout.path().to_owned()));
+        let fetched = fetch_image(store, &pins, &request, &note, &Cancel::new());
+        let image = fetched.unwrap_or_else(|e| panic!("{kind}: {}", chain(&e))).image;
+        let time = |name: &str| {
+            let path = store.layer_path(image.layers[0].id).join(name);
+            std::fs::symlink_metadata(path).unwrap().mtime()
+        };
+        let times = ["file", "link", "dir", "within"].map(time);
+        let told = told.into_inner().unwrap();
+        let far = 1 << 40;
+        if kind == "tmpfs" {
+            assert_eq!((times, told.len()), ([far, -far, far, 1 << 32], 0), "{told:?}");
+        } else {
+            assert_eq!(times[3], 1 << 32);
+            assert!(times[..3].iter().all(|time| time.abs() < far), "{times:?}");
+            assert_eq!(told, ["times beyond those of the file system of 3 entries"]);
         }
     });
 }
