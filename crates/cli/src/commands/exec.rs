@@ -66,7 +66,7 @@ pub fn run(context: &Context, args: &Exec) -> anyhow::Result<ExitCode> {
     let attended = bundle::write_process(&files.process, &process)
         .with_context(|| format!("writing {}", files.process.display()))
         .and_then(|()| {
-            let spawned = runtime.apart(|| command.spawn()).flatten();
+            let spawned = runtime.start_apart(|| command.spawn()).flatten();
             let mut child = spawned.with_context(|| format!("running {}", runtime.path().display()))?;
             attend(&mut child, &signals, &files.pid)
         });

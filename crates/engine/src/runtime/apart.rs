@@ -2,7 +2,7 @@
 //!
 //! crun guards its own file against the containers it starts: whatever it is asked, `--version` included, it first mounts
 //! itself read-only for a moment, where it was called. That is one mount up and one down in the host's table, and a turn
-//! with the locks all launches take.
+//! with the locks all launches take. runc (before 1.2) does so when it starts a process in a container.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use plywood_kernel::mountns::{make_all_private, unshare_current_thread};
 use super::{Family, Runtime};
 
 impl Runtime {
-    /// Runs `work`, which spawns this runtime, where what the runtime mounts for itself is not seen.
+    /// Runs `work`, which asks this runtime something, where what the runtime mounts for itself is not seen.
     ///
     /// # Errors
     /// If there can be no thread.
@@ -20,6 +20,14 @@ impl Runtime {
             Family::Crun => apart(work),
             Family::Runc => Ok(work()),
         }
+    }
+
+    /// The same for `work` that has this runtime start a process in a container.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn start_apart<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        apart(work)
     }
 }
 
@@ -41,14 +49,15 @@ pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plywood_kernel::testing::{in_private_mount_ns, require_root};
+    use plywood_kernel::testing::{in_shared_mount_ns, require_root};
     use plywood_kernel::{FsContext, MountAttrs, MountWatch};
     use rustix::fs::CWD;
 
     #[test]
     fn root_what_is_mounted_apart_is_not_mounted_here() {
         require_root();
-        in_private_mount_ns(|| {
+        // Where a copy of the namespace is no place of one's own yet.
+        in_shared_mount_ns(|| {
             let mut watch = MountWatch::start().unwrap();
             let place = tempfile::tempdir().unwrap();
             apart(|| {
