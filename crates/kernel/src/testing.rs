@@ -2,6 +2,8 @@
 //!
 //! Functions here panic instead of returning errors: they are called by tests only.
 
+use rustix::mount::MountPropagationFlags;
+
 use crate::mountns::{make_all_private, unshare_current_thread};
 
 /// Panics with the command to type unless the test runs as root.
@@ -23,6 +25,19 @@ pub fn in_private_mount_ns<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     on_own_thread(|| {
         unshare_current_thread().expect("unshare a mount namespace");
         make_all_private().expect("make all mounts private");
+        test()
+    })
+}
+
+/// The same where all mounts are shared, as systemd makes them on most hosts: whoever copies this namespace and mounts in
+/// the copy mounts here, too, unless propagation is cut. Nothing goes on to the caller's namespace.
+///
+/// # Panics
+/// As [`in_private_mount_ns`].
+pub fn in_shared_mount_ns<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    in_private_mount_ns(|| {
+        rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+            .expect("make all mounts shared");
         test()
     })
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use plywood_kernel::testing::{in_private_mount_ns, require_root};
+use plywood_kernel::testing::{in_private_mount_ns, in_shared_mount_ns, require_root};
 use plywood_kernel::{FsContext, MountAttrs};
 use rustix::fs::CWD;
 use rustix::process::{Pid, Signal};
@@ -45,18 +45,26 @@ pub(crate) struct Running {
 /// Runs a test in a bed, and compares the host before and after.
 pub(crate) fn in_bed(test: impl FnOnce(&Bed) + Send) {
     require_root();
-    in_private_mount_ns(|| {
-        // The host keeps neither our directories in /run, nor do tests see each other's.
-        let tmpfs = FsContext::open("tmpfs").unwrap();
-        tmpfs.create().unwrap();
-        tmpfs.mount(MountAttrs::NONE).unwrap().attach(CWD, "/run").unwrap();
-        let bed = Bed { scratch: tempfile::Builder::new().prefix("plywood-it-").tempdir().unwrap() };
-        let containers = Containers::note(&bed.root());
-        let before = Host::snapshot(&containers, &bed.root());
-        test(&bed);
-        bed.expect_empty();
-        Host::expect(&before, &containers, &bed.root());
-    });
+    in_private_mount_ns(|| make(test));
+}
+
+/// The same on a host whose mounts are shared, as systemd makes them: what a namespace made from it mounts, it mounts.
+pub(crate) fn in_shared_bed(test: impl FnOnce(&Bed) + Send) {
+    require_root();
+    in_shared_mount_ns(|| make(test));
+}
+
+fn make(test: impl FnOnce(&Bed)) {
+    // The host keeps neither our directories in /run, nor do tests see each other's.
+    let tmpfs = FsContext::open("tmpfs").unwrap();
+    tmpfs.create().unwrap();
+    tmpfs.mount(MountAttrs::NONE).unwrap().attach(CWD, "/run").unwrap();
+    let bed = Bed { scratch: tempfile::Builder::new().prefix("plywood-it-").tempdir().unwrap() };
+    let containers = Containers::note(&bed.root());
+    let before = Host::snapshot(&containers, &bed.root());
+    test(&bed);
+    bed.expect_empty();
+    Host::expect(&before, &containers, &bed.root());
 }
 
 impl Bed {

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use plywood_kernel::MountWatch;
 use serde_json::Value;
 
-use super::bed::in_bed;
+use super::bed::{in_bed, in_shared_bed};
 use super::layout::{TestImage, text};
 
 const MECHANISMS: [&str; 6] =
@@ -65,5 +66,36 @@ fn root_every_mechanism_over_every_lower_source() {
         }
         // At least the default and the comparisons run here, whatever the kernel.
         assert!(works(&doctor, "copy"), "{doctor}");
+    });
+}
+
+/// On hosts whose `/` is shared, as nearly all are, a namespace that is not cut off mounts in the host's table. The beds of
+/// all other tests are private.
+#[test]
+fn root_a_host_with_shared_mounts_sees_none() {
+    in_shared_bed(|bed| {
+        let mut host = MountWatch::start().unwrap();
+        assert!(host.is_exact());
+        bed.import(&TestImage::of_layers(8), "app");
+        let volume = format!("{}:/volume", text(&bed.path("volume")));
+        fs::create_dir(bed.path("volume")).unwrap();
+        let run = ["run", "-n", "4", "-v", &volume, "--net", "host", "app", "--", "touch", "/volume/x"];
+        let id = std::cell::OnceCell::new();
+        let mut unseen = |what: &str, command: &mut dyn FnMut()| {
+            command();
+            let counts = host.counts().unwrap();
+            assert_eq!(counts.total(), 0, "{what}: {counts:?}");
+        };
+        unseen("run", &mut || assert_eq!(bed.json(&run)["host_mount_events"], 0));
+        for lower in ["layers", "flat"] {
+            unseen(lower, &mut || drop(bed.ok(&["run", "--lower", lower, "app", "--", "true"])));
+        }
+        unseen("run -d", &mut || {
+            id.set(bed.ok(&["run", "-d", "app", "--", "sleep", "1000"]).trim().to_owned()).unwrap();
+        });
+        let id = id.get().unwrap();
+        for command in [&["exec", id, "true"][..], &["stop", "--time", "0", id], &["rm", id], &["doctor"]] {
+            unseen(command[0], &mut || drop(bed.ok(command)));
+        }
     });
 }

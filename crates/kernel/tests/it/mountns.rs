@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use plywood_kernel::mountns::unshare_current_thread;
-use plywood_kernel::testing::{Denied, deny, in_private_mount_ns, on_own_thread, require_root};
+use plywood_kernel::testing::{
+    Denied, deny, in_private_mount_ns, in_shared_mount_ns, on_own_thread, require_root,
+};
 use plywood_kernel::{FsContext, MountAttrs, MountFd, MountNs, MountWatch, table};
 use rustix::fs::CWD;
 
@@ -105,6 +107,41 @@ fn root_a_root_that_cannot_be_pivoted_is_copied_whole() {
     .unwrap();
     assert_eq!(points(&ns).len(), count);
     assert_eq!(table::count().unwrap(), count);
+}
+
+/// Namespaces of tests are private, and so is `/` of some hosts: what was not cut off from its peers was not seen there,
+/// and covered the root of every host whose `/` is shared.
+#[test]
+fn root_where_mounts_are_shared_nothing_comes_back() {
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let ids = || table::list().unwrap().into_iter().map(|entry| entry.id).collect::<Vec<_>>();
+    in_shared_mount_ns(|| {
+        let before = ids();
+        let mut host = MountWatch::start().unwrap();
+        assert!(host.is_exact());
+        let keep = [Path::new("/proc"), Path::new("/dev"), dir.path()];
+        let uncut = on_own_thread(|| {
+            deny(&[Denied { call: libc::SYS_pivot_root, argument: None, errno: libc::EINVAL }]);
+            MountNs::minimal(&keep).unwrap()
+        });
+        for template in [MountNs::minimal(&keep).unwrap(), uncut] {
+            on_own_thread(|| {
+                template.enter().unwrap();
+                unshare_current_thread().unwrap();
+                tmpfs_with("inside").attach(CWD, dir.path()).unwrap();
+                assert!(dir.path().join("inside").exists());
+            });
+        }
+        assert_eq!((host.counts().unwrap().total(), ids()), (0, before));
+        // The watch would have seen it: a copy that is not cut off shows what is mounted in it.
+        on_own_thread(|| {
+            unshare_current_thread().unwrap();
+            tmpfs_with("shared").attach(CWD, dir.path()).unwrap();
+        });
+        assert_eq!(host.counts().unwrap().attached, 1);
+        assert!(dir.path().join("shared").exists());
+    });
 }
 
 /// Three launches on one thread: each child sees the rootfs of its own launch only, the host sees nothing.
