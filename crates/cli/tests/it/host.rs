@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Mounts, control groups, processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Host {
-    mounts: BTreeSet<String>,
+    /// What and where.
+    mounts: BTreeSet<(String, PathBuf)>,
     cgroups: BTreeSet<String>,
     processes: BTreeSet<String>,
 }
@@ -89,20 +90,21 @@ impl Host {
     }
 
     fn without(mut self, before: &Host) -> Host {
-        self.mounts = self.mounts.symmetric_difference(&before.mounts).cloned().collect();
+        // The kernel detaches what is mounted on a directory that somebody else removes, in this copy of the host's table,
+        // too: that is no loss of ours.
+        let gone = before.mounts.difference(&self.mounts).filter(|(_, point)| point.exists());
+        let new = self.mounts.difference(&before.mounts);
+        self.mounts = new.chain(gone).cloned().collect();
         self.cgroups.retain(|group| !before.cgroups.contains(group));
         self.processes.retain(|process| !before.processes.contains(process));
         self
     }
 }
 
-/// One line a mount of this thread's namespace.
-fn mounts() -> BTreeSet<String> {
+/// The mounts of this thread's namespace.
+fn mounts() -> BTreeSet<(String, PathBuf)> {
     let entries = table::list().unwrap();
-    entries
-        .iter()
-        .map(|entry| format!("{} {} on {}", entry.id, entry.fs_type, entry.mount_point.display()))
-        .collect()
+    entries.into_iter().map(|entry| (format!("{} {}", entry.id, entry.fs_type), entry.mount_point)).collect()
 }
 
 /// The containers' groups. Their parent is everybody's, and removed by whoever is the last to use it.
