@@ -14,34 +14,61 @@ use crate::remedy::Advised;
 /// # Errors
 /// If standard output cannot be written; a closed pipe counts as done.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut text = serde_json::to_string(value)?;
-    text.push('\n');
-    text_out(&text)
+    script_out(&json_line(value)?)
 }
 
-/// Prints text on standard output as it is.
+/// The same as text. It means what it would mean otherwise, and does nothing to a terminal that shows it.
+///
+/// # Errors
+/// A value that JSON cannot hold.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string(value)?;
+    let mut line = String::with_capacity(text.len() + 1);
+    for character in text.chars() {
+        // Beyond ASCII there is nothing but strings, where any character can be written so. The rest serde has escaped.
+        if (character.is_ascii() && character != '\u{7f}') || is_printable(character) {
+            line.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                line.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    line.push('\n');
+    Ok(line)
+}
+
+fn is_printable(character: char) -> bool {
+    printable(character.encode_utf8(&mut [0; 4])).to_string().chars().eq([character])
+}
+
+/// Prints text on standard output: a line each, and nothing that acts on a terminal. Names of images, commands and
+/// messages of runtimes are in most of what we say, so that all of it is shown this way.
 ///
 /// # Errors
 /// If standard output cannot be written; a closed pipe counts as done.
 pub fn text_out(text: &str) -> anyhow::Result<()> {
-    settle(io::stdout().lock().write_all(text.as_bytes())).map_err(|error| unwritable(&error).into())
+    script_out(&harmless(text))
 }
 
-/// Prints text that foreign files or programs had a hand in: a line each, and nothing that acts on a terminal.
+/// Prints what is for a program to read, as it is.
 ///
 /// # Errors
 /// If standard output cannot be written; a closed pipe counts as done.
-pub fn foreign_text_out(text: &str) -> anyhow::Result<()> {
-    let lines: String = text.lines().map(|line| format!("{}\n", printable(line))).collect();
-    text_out(&lines)
+pub fn script_out(text: &str) -> anyhow::Result<()> {
+    settle(io::stdout().lock().write_all(text.as_bytes())).map_err(|error| unwritable(&error).into())
 }
 
-/// Prints text on standard error as it is.
+/// As [`text_out`], on standard error.
 ///
 /// # Errors
 /// If standard error cannot be written; a closed pipe counts as done.
 pub fn text_err(text: &str) -> anyhow::Result<()> {
-    Ok(settle(io::stderr().lock().write_all(text.as_bytes()))?)
+    Ok(settle(io::stderr().lock().write_all(harmless(text).as_bytes()))?)
+}
+
+fn harmless(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", printable(line))).collect()
 }
 
 /// A reader that has seen enough (`| head`) is no failure.
@@ -67,7 +94,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Strin
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header);
     for row in rows {
-        table.add_row(row);
+        // Here already: what is escaped later is wider than its column, and a cell is one line.
+        table.add_row(row.map(|cell| printable(&cell).to_string()));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use plywood_engine::cgroup::CgroupError;
 use plywood_engine::idrange::MachineIdsError;
+use plywood_image::printable;
 use plywood_kernel::{Kind, SyscallError};
 use plywood_store::error::database_kind;
 use plywood_store::{FetchError, FlatError, StateError};
@@ -93,9 +94,10 @@ pub fn report_beside(
 fn tell(error: &anyhow::Error) -> serde_json::Value {
     let message = message(error);
     let remedy = remedy(error);
-    let mut text = format!("plywood: {message}\n");
+    // A name with a line break does not say what to do.
+    let mut text = format!("plywood: {}\n", printable(&message));
     if let Some(remedy) = &remedy {
-        text.push_str(&format!("  what to do: {remedy}\n"));
+        text.push_str(&format!("  what to do: {}\n", printable(remedy)));
     }
     // Nobody is left to tell when standard error cannot be written.
     let _ = output::text_err(&text);

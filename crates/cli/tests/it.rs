@@ -58,5 +58,7 @@ mod several;
 mod storm;
 #[path = "it/storm_containerd.rs"]
 mod storm_containerd;
+#[path = "it/terminal.rs"]
+mod terminal;
 #[path = "it/usage.rs"]
 mod usage;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use plywood_engine::idrange::RangeRecord;
+use plywood_image::printable;
 use plywood_store::{Container, ContainerState};
 use serde_json::json;
 
@@ -53,7 +54,7 @@ pub fn run(context: &Context, args: &Ps) -> anyhow::Result<ExitCode> {
 }
 
 fn command(container: &Container) -> String {
-    let text = container.command.join(" ");
+    let text = printable(&container.command.join(" ")).to_string();
     if text.chars().count() <= COMMAND_WIDTH {
         return text;
     }

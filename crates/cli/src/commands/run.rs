@@ -154,7 +154,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     steps.done("flat tree built");
     if !args.supervise {
         if context.json {
-            output::text_out(&report.json()?)?;
+            output::script_out(&report.json()?)?;
         } else if args.count > 1 || report.status() != 0 {
             output::text_err(&report.summary())?;
         }

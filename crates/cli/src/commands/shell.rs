@@ -13,7 +13,7 @@ use crate::output;
 pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "plywood", &mut script);
-    output::text_out(&String::from_utf8_lossy(&script))?;
+    output::script_out(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 

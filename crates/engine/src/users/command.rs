@@ -26,7 +26,7 @@ pub enum Lookup {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// No file of that name in any directory of `PATH`.
-    #[error("no command `{name}` in the image: searched {path}")]
+    #[error("no command `{name}` in the image: searched {}", shown(path))]
     NotInPath {
         /// The command.
         name: String,
@@ -42,6 +42,15 @@ pub enum CommandError {
     /// The file exists and cannot be executed.
     #[error("`{0}` in the image is not an executable file")]
     NotExecutable(String),
+}
+
+/// The beginning of a `PATH`.
+fn shown(path: &str) -> String {
+    const CHARACTERS: usize = 300;
+    match path.char_indices().nth(CHARACTERS) {
+        Some((end, _)) => format!("{}...", &path[..end]),
+        None => path.to_owned(),
+    }
 }
 
 impl CommandError {

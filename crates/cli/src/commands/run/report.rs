@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use plywood_engine::idrange::RangeRecord;
 use plywood_engine::launch::LaunchError;
+use plywood_image::printable;
 use plywood_kernel::watch::MountCounts;
 use plywood_storm::stats::Quantiles;
 use serde::Serialize;
@@ -116,7 +117,7 @@ impl Report {
 
     /// As one JSON object.
     pub fn json(&self) -> anyhow::Result<String> {
-        Ok(serde_json::to_string(self)? + "\n")
+        Ok(output::json_line(self)?)
     }
 
     /// The ids of the containers that started, a line each; none if they were given up.
@@ -183,7 +184,11 @@ impl Report {
     pub fn failures(&self) -> String {
         let error = |one: &Entry| {
             let error = one.error.as_deref()?;
-            Some(if one.said { "the runtime's message is above".to_owned() } else { error.to_owned() })
+            Some(if one.said {
+                "the runtime's message is above".to_owned()
+            } else {
+                printable(error).to_string()
+            })
         };
         let failed: Vec<(&str, String)> =
             self.containers.iter().filter_map(|one| Some((one.id.as_str(), error(one)?))).collect();

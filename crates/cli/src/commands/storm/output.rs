@@ -104,7 +104,7 @@ impl Output {
         if context.json {
             summaries.iter().try_for_each(output::json)?;
         } else {
-            output::foreign_text_out(&text(&self.lines, &summaries)?)?;
+            output::text_out(&text(&self.lines, &summaries)?)?;
         }
         if let Some((path, file)) = &mut self.html {
             let page = report::render(&self.lines)?;

@@ -27,7 +27,7 @@ pub fn compare(context: &Context, before: &Path, after: &Path) -> anyhow::Result
     if context.json {
         output::json(&comparison)?;
     } else {
-        output::foreign_text_out(&comparison.to_string())?;
+        output::text_out(&comparison.to_string())?;
     }
     Ok(ExitCode::from(comparison.exit_status()))
 }
