@@ -16,6 +16,8 @@
 //!
 //! Where containers are due at a given rate, a round takes as long as that says, and the launches' medians are compared.
 //!
+//! Ratios of fewer than four rounds a side promise less than 95 % and decide nothing.
+//!
 //! Slow is not the same as contended: per-layer mounts are work even for one container alone. Contention is what grows
 //! with the number at once, so a sweep of `--concurrency` is needed to see it: a burst that takes at least 1.1 x as long
 //! as with fewer at once, interval above 1, waits for something shared.
@@ -28,7 +30,7 @@ use crate::arm::{Arm, LauncherKind, UserNs};
 use crate::compare::failed;
 use crate::record::{Launch, Line};
 use crate::stats::{Quantiles, Ratio, median};
-use crate::summary::build::{health_of, over};
+use crate::summary::build::{health_of, middle_count, over};
 use crate::summary::gather::{Measured, Storm, gather};
 use crate::summary::{SummaryError, show};
 
@@ -46,6 +48,8 @@ const SECOND: f64 = 1000.0;
 const SLOWS: f64 = 1.5;
 /// As much longer is nothing.
 const HARMLESS: f64 = 1.1;
+/// Ratios that promise less decide nothing.
+const SURE: f64 = 0.949;
 /// As much longer with more at once is waiting.
 const CONTENDS: f64 = 1.1;
 /// Fewer CPUs cannot show what the incident's hundred did.
@@ -191,13 +195,14 @@ fn one_way(storm: &Storm<'_>) -> Verdict {
             format!("`{}`{more} takes {wall} for {}{failing}", way(arm.arm), load(arm.arm))
         }
     };
+    let several = storm.arms.len() > 1 && measured.is_empty();
     Verdict {
         finding: Finding::OneWay,
         sentence: format!(
             "Whether mounting stalls container starts on this node cannot be said, since nothing was there to compare \
              with: {what}."
         ),
-        details: vec![to_find_out(storm).to_owned()],
+        details: (!several).then(|| to_find_out(storm).to_owned()).into_iter().collect(),
         ratio: None,
         ratio_interval: None,
     }
@@ -251,11 +256,12 @@ fn took(most: &Measured<'_>, least: &Measured<'_>, ratio: Option<&Ratio>) -> Str
 fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Verdict {
     let ratio = Ratio::of(&most.times(), &least.times());
     let interval = ratio.and_then(|ratio| ratio.interval);
+    let sure = interval.is_some_and(|i| i.confidence >= SURE);
     let above = interval.is_some_and(|i| i.lo > 1.0);
     let finding = match ratio {
         _ if stalls(most) && !stalls(least) => Finding::Stalls,
-        Some(ratio) if above && ratio.value >= SLOWS => Finding::Slows,
-        Some(_) if interval.is_some_and(|i| i.hi < HARMLESS) => Finding::Harmless,
+        Some(ratio) if sure && above && ratio.value >= SLOWS => Finding::Slows,
+        Some(_) if sure && interval.is_some_and(|i| i.hi < HARMLESS) => Finding::Harmless,
         _ => Finding::Unclear,
     };
     let took = took(most, least, ratio.as_ref());
@@ -270,7 +276,8 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
             format!("{} stalls container starts on this node: {}; {took}.", capital(what), stalled(most))
         }
         Finding::Slows => {
-            format!("{} slows container starts on this node and stalls none: {took}.", capital(what))
+            let more = if stalls(most) { ", which stall either way" } else { " and stalls none" };
+            format!("{} slows container starts on this node{more}: {took}.", capital(what))
         }
         Finding::Harmless => format!("{choice} matters little on this node: {took}."),
         Finding::Unclear | Finding::OneWay => {
@@ -278,6 +285,9 @@ fn compared(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Ver
         }
     };
     let mut details = Vec::new();
+    if !sure {
+        details.push("These are too few rounds to be sure of a ratio: `--repeat 4` is the least.".to_owned());
+    }
     details.extend(operations(most, least));
     details.extend(bystanders(most, least));
     details.extend([most, least].into_iter().filter_map(broken));
@@ -372,18 +382,17 @@ fn broken(arm: &Measured<'_>) -> Option<String> {
 /// Mounts attached a container, in any namespace and the host's.
 #[expect(clippy::cast_precision_loss, reason = "counts of mounts")]
 fn operations(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
-    let each = |arm: &Measured<'_>, count: &dyn Fn(&crate::record::MountOps) -> u64| {
-        let counts: Vec<f64> =
-            arm.each(|round| count(&round.mount_ops) as f64 / arm.arm.containers.max(1) as f64);
-        median(&counts).map(show::each)
+    // As the summary has them: medians of what came, and of what went.
+    let middle = |arm: &Measured<'_>, count: &dyn Fn(&crate::record::MountOps) -> Option<u64>| {
+        let containers = arm.arm.containers.max(1) as f64;
+        middle_count(arm, |round| count(&round.mount_ops)).map(|count| count as f64 / containers)
     };
-    let host = |arm| each(arm, &|ops| ops.host_attach.saturating_add(ops.host_detach));
+    let host = |arm| {
+        let came = middle(arm, &|ops| Some(ops.host_attach))?;
+        Some(show::each(came + middle(arm, &|ops| Some(ops.host_detach))?))
+    };
     let any = |arm: &Measured<'_>| {
-        arm.rounds
-            .iter()
-            .all(|(round, _)| round.mount_ops.attach.is_some())
-            .then(|| each(arm, &|ops| ops.attach.unwrap_or(0).saturating_add(ops.detach.unwrap_or(0))))
-            .flatten()
+        Some(show::each(middle(arm, &|ops| ops.attach)? + middle(arm, &|ops| ops.detach)?))
     };
     let (host_most, host_least) = (host(most)?, host(least)?);
     let all = any(most).zip(any(least));
@@ -406,12 +415,12 @@ fn bystanders(most: &Measured<'_>, least: &Measured<'_>) -> Option<String> {
     };
     let mut parts = Vec::new();
     if let Some((a, b)) = health(most).zip(health(least)) {
-        parts.push(format!("reading the mount table takes {a} with the one and {b} with the other"));
+        parts.push(format!("reading the mount table takes at most {a} with the one and {b} with the other"));
     }
     if let Some((a, b)) = walk(most).zip(walk(least)) {
         parts.push(format!("looking up a path {a} and {b}"));
     }
-    (!parts.is_empty()).then(|| format!("Meanwhile, at the 99th percentile, {}.", parts.join(", ")))
+    (!parts.is_empty()).then(|| format!("Meanwhile, for all but 1 % of the time, {}.", parts.join(", ")))
 }
 
 /// Whether a burst waits for something shared: the same burst with more at once, and with as many as it is fastest with.
@@ -427,8 +436,11 @@ fn at_once(storm: &Storm<'_>, most: &Measured<'_>, least: &Measured<'_>) -> Stri
     };
     let said = |this: &Measured<'_>| {
         let (fewer, ratio) = best(this)?;
-        let contends = ratio.value >= CONTENDS && ratio.interval.is_some_and(|i| i.lo > 1.0);
-        let means = if contends { "it waits for something shared" } else { "no sign of waiting" };
+        let means = match ratio.interval {
+            Some(i) if ratio.value >= CONTENDS && i.lo > 1.0 => "it waits for something shared",
+            Some(i) if i.hi < CONTENDS => "no sign of waiting",
+            _ => "these rounds do not say whether it waits",
+        };
         let range =
             ratio.interval.map(|i| format!(" ({})", show::interval(&i, show::times))).unwrap_or_default();
         Some(format!(

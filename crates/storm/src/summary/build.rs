@@ -111,7 +111,7 @@ fn waited(measured: &Measured<'_>) -> Option<Quantiles> {
 }
 
 /// The median of a count, by nearest rank: a count that was seen. None if a round lacks it.
-fn middle_count(measured: &Measured<'_>, count: impl Fn(&Round) -> Option<u64>) -> Option<u64> {
+pub(crate) fn middle_count(measured: &Measured<'_>, count: impl Fn(&Round) -> Option<u64>) -> Option<u64> {
     let mut counts: Vec<u64> =
         measured.rounds.iter().map(|(round, _)| count(round)).collect::<Option<_>>()?;
     counts.sort_unstable();

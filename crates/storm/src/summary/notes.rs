@@ -134,7 +134,8 @@ fn others(storm: &Storm<'_>, measured: &Measured<'_>) -> Option<f64> {
     }
     let each = measured.each(|round| {
         let machine = round.removed_ms.max(round.wall_ms) * storm.run.host.cpus as f64;
-        (round.machine_cpu_ms - round.storm_cpu_ms).max(0.0) / machine
+        // Ticks are coarse, and removal goes on a little after it is timed.
+        ((round.machine_cpu_ms - round.storm_cpu_ms).max(0.0) / machine).min(1.0)
     });
     crate::stats::median(&each).filter(|share| share.is_finite())
 }

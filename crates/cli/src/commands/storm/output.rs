@@ -1,5 +1,7 @@
 //! What a storm shows and writes: the raw file, progress, the table, the report.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,6 +19,9 @@ use crate::args::Storm;
 use crate::context::Context;
 use crate::output;
 use crate::remedy::Usage;
+
+/// Notes below a table.
+const MOST_NOTES: usize = 6;
 
 /// Keeps the lines, and shows how far a storm is.
 #[derive(Debug)]
@@ -141,6 +146,29 @@ pub fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
         .with_context(|| format!("writing {what} to {}", path.display()))
 }
 
+/// What makes figures less certain, each once; those of all arms first.
+fn noted(summaries: &[Summary]) -> String {
+    let mut of: BTreeMap<&str, Vec<&Summary>> = BTreeMap::new();
+    for summary in summaries {
+        summary.notes.iter().for_each(|note| of.entry(&note.message).or_default().push(summary));
+    }
+    let mut notes: Vec<_> = of.into_iter().collect();
+    notes.sort_by_key(|(_, arms)| Reverse(arms.len()));
+    let mut text = String::new();
+    for (message, arms) in notes.iter().take(MOST_NOTES) {
+        let whose = match arms.as_slice() {
+            all if all.len() == summaries.len() => String::new(),
+            [one] => format!("{}: ", show::arm(one)),
+            some => format!("{} arms: ", some.len()),
+        };
+        text.push_str(&format!("note: {whose}{message}\n"));
+    }
+    if let Some(more) = notes.len().checked_sub(MOST_NOTES).filter(|more| *more > 0) {
+        text.push_str(&format!("note: {more} more are on the page and in the JSON\n"));
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
+}
+
 /// Pipes and terminals have nothing to be emptied of.
 pub fn emptied(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
@@ -167,6 +195,7 @@ fn text(lines: &[Line], summaries: &[Summary]) -> anyhow::Result<String> {
     rows.extend(summaries.iter().map(|one| columns.iter().map(|column| (column.cell)(one)).collect()));
     let mut text = heading(summaries);
     text.push_str(&aligned(&rows));
+    text.push_str(&noted(summaries));
     for (number, failure) in summaries.iter().flat_map(|one| &one.failures).enumerate() {
         text.push_str(if number == 0 { "\n" } else { "" });
         text.push_str(&format!("failed {} times: {}\n", failure.launches, failure.reason));
