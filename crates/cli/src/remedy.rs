@@ -55,12 +55,18 @@ impl std::error::Error for Interrupted {}
 pub struct Advised {
     what: String,
     remedy: String,
+    of_usage: bool,
 }
 
 impl Advised {
     /// Says what failed, and what the user can do about it.
     pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { what: what.into(), remedy: remedy.into() }
+        Self { what: what.into(), remedy: remedy.into(), of_usage: false }
+    }
+
+    /// The arguments are wrong, as with [`Usage`]: exit code 2.
+    pub fn of_usage(self) -> Self {
+        Self { of_usage: true, ..self }
     }
 }
 
@@ -109,7 +115,7 @@ fn exit_code(errors: &[anyhow::Error]) -> ExitCode {
         |is: fn(&(dyn std::error::Error + 'static)) -> bool| errors.iter().any(|error| error.chain().any(is));
     ExitCode::from(match errors {
         [] => return ExitCode::SUCCESS,
-        _ if any(|cause| cause.is::<Usage>()) => WRONG_USAGE,
+        _ if any(is_usage) => WRONG_USAGE,
         _ if any(is_cancelled) => INTERRUPTED,
         _ => FAILED,
     })
@@ -175,6 +181,10 @@ pub fn is_disk_full(error: &anyhow::Error) -> bool {
         state.is_some_and(StateError::is_disk_full)
             || io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
     })
+}
+
+fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<Usage>() || cause.downcast_ref().is_some_and(|advised: &Advised| advised.of_usage)
 }
 
 fn is_cancelled(cause: &(dyn std::error::Error + 'static)) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! - [`topology`]: sockets, NUMA nodes, caches, cores and limits, from what the kernel exports; parsing is pure.
 //! - [`placement`]: named sets of CPUs and the order in which threads are put on them; pure.
+//! - [`threads`]: many of them, or the limits of this machine that are in the way.
 //! - [`lockbench`]: threads against one lock, the latency between cores, and what the curves say about more threads.
 //!
 //! It measures and describes; it changes no setting of the machine, keeps no state and prints nothing.
@@ -13,6 +14,7 @@
 pub mod cpuset;
 pub mod lockbench;
 pub mod placement;
+pub mod threads;
 pub mod topology;
 
 pub use cpuset::CpuSet;

@@ -15,10 +15,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use plywood_kernel::SyscallError;
 use serde::{Deserialize, Serialize};
 
 use crate::Placement;
+use crate::threads::{self, ThreadsError};
 
 mod histogram;
 mod lock;
@@ -104,6 +104,9 @@ pub enum LockbenchError {
     /// A lock that only root can take.
     #[error("lock {0} makes mounts, which needs root")]
     NeedsRoot(LockKind),
+    /// The machine has no room for so many threads.
+    #[error(transparent)]
+    Threads(ThreadsError),
     /// The kernel refused something.
     #[error("lock {lock} with {threads} threads on {placement}")]
     Call {
@@ -115,7 +118,7 @@ pub enum LockbenchError {
         placement: String,
         /// What it refused.
         #[source]
-        source: SyscallError,
+        source: ThreadsError,
     },
 }
 
@@ -280,6 +283,15 @@ pub fn plan(config: &Config) -> Result<Plan, LockbenchError> {
     Ok(plan)
 }
 
+/// Whether this machine has room for the threads of the largest point, before any is started.
+///
+/// # Errors
+/// [`LockbenchError::Threads`], naming the limits in the way.
+pub fn suffice(plan: &Plan) -> Result<(), LockbenchError> {
+    let most = plan.points.iter().map(|point| point.threads).max().unwrap_or(0);
+    threads::suffice(most).map_err(LockbenchError::Threads)
+}
+
 /// Measures all points of the plan, round by round, and tells `each` about every sample as it comes. When asked to stop,
 /// it ends within a moment and reports what it has.
 ///
@@ -291,6 +303,7 @@ pub fn run(
     each: &mut dyn FnMut(&Sample),
 ) -> Result<Outcome, LockbenchError> {
     let plan = plan(config)?;
+    suffice(&plan)?;
     let privileged = config.locks.iter().find(|lock| lock.needs_root());
     if let Some(lock) = privileged
         && !rustix::process::geteuid().is_root()

@@ -31,8 +31,8 @@ pub mod report;
 pub mod stats;
 pub mod summary;
 pub mod sweep;
-pub mod threads;
 pub mod verdict;
 
 pub use arm::{Arm, LauncherKind, UserNs};
+pub use plywood_node::threads;
 pub use record::Line;

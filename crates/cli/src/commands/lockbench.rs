@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use plywood_node::lockbench::{self, Config, LockKind, LockbenchError, Matrix, MatrixConfig};
 use plywood_node::placement::{self, Placement, PlacementError};
+use plywood_node::threads::ThreadsError;
 use plywood_node::topology::Topology;
 use plywood_storm::host;
 use plywood_storm::record::{Line, LockEnd, LockRun, VERSION};
@@ -27,6 +28,7 @@ pub fn run(context: &Context, args: &Lockbench) -> anyhow::Result<ExitCode> {
     let mut notes = Vec::new();
     let config = config(&machine, args, &mut notes)?;
     let plan = lockbench::plan(&config).map_err(|error| advise(error, args))?;
+    lockbench::suffice(&plan).map_err(|error| advise(error, args))?;
     let mut record = Record::open(args)?;
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     notes.extend(show::warnings(&machine, &config, &plan, &load));
@@ -131,22 +133,30 @@ fn chosen(machine: &Topology, names: &[String], notes: &mut Vec<String>) -> anyh
 }
 
 fn advise(error: LockbenchError, args: &Lockbench) -> anyhow::Error {
-    let remedy = match &error {
-        LockbenchError::TooManyThreads { cpus, .. } => format!(
-            "ask for at most --threads {cpus}, or for --oversubscribe: spin locks then collapse, since the thread \
-             that holds the lock loses its CPU to one that waits for it; mutex and mount do not"
-        ),
+    match &error {
+        LockbenchError::TooManyThreads { cpus, .. } => {
+            let remedy = format!(
+                "ask for at most --threads {cpus}, or for --oversubscribe: spin locks then collapse, since the thread \
+                 that holds the lock loses its CPU to one that waits for it; mutex and mount do not"
+            );
+            Advised::new(error.to_string(), remedy).of_usage().into()
+        }
         LockbenchError::NeedsRoot(_) => {
             let others: Vec<&str> =
                 LockKind::ALL.iter().filter(|lock| !lock.needs_root()).map(|lock| lock.name()).collect();
-            format!("run it with sudo, or measure the others: --lock {}", others.join(","))
+            let remedy = format!("run it with sudo, or measure the others: --lock {}", others.join(","));
+            Advised::new(error.to_string(), remedy).into()
+        }
+        LockbenchError::Threads(ThreadsError::NoRoom { .. })
+        | LockbenchError::Call { source: ThreadsError::NoRoom { .. }, .. } => {
+            Advised::new(remedy::chain(&error), "raise the limit, or ask for fewer: --threads").into()
         }
         LockbenchError::Nothing(_) if args.threads.contains(&0) => {
-            return Usage("--threads counts from 1".to_owned()).into();
+            Usage("--threads counts from 1".to_owned()).into()
         }
-        LockbenchError::Nothing(_) | LockbenchError::Call { .. } => return error.into(),
-    };
-    Advised::new(error.to_string(), remedy).into()
+        LockbenchError::Nothing(_) => Usage(error.to_string()).into(),
+        LockbenchError::Threads(_) | LockbenchError::Call { .. } => error.into(),
+    }
 }
 
 fn matrix(context: &Context, machine: &Topology) -> Matrix {

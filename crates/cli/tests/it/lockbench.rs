@@ -181,11 +181,13 @@ fn root_a_curve_of_a_blocking_lock_predicts_and_says_so() {
 #[test]
 fn root_what_this_machine_cannot_measure_is_named_with_a_remedy() {
     in_bed(|bed| {
-        let cases: [(&[&str], i32, &[&str]); 9] = [
-            (&["--threads", "5000"], 1, &["5000 threads are too many", "--oversubscribe", "--threads"]),
+        let cases: [(&[&str], i32, &[&str]); 11] = [
+            (&["--threads", "5000"], 2, &["5000 threads are too many", "--oversubscribe", "--threads"]),
             (&["--threads", "0"], 2, &["--threads counts from 1"]),
-            (&["--rounds", "0"], 1, &["no round"]),
-            (&["--duration", "0"], 1, &["no time"]),
+            (&["--threads", "40000", "--oversubscribe"], 1, &["40000 threads more", "--threads"]),
+            (&["--threads", "1000000", "--oversubscribe"], 1, &["vm.max_map_count", "threads-max allows"]),
+            (&["--rounds", "0"], 2, &["no round"]),
+            (&["--duration", "0"], 2, &["no time"]),
             (&["--duration", "5"], 2, &["200ms"]),
             (&["--lock", "spin"], 2, &["spin", "ticket"]),
             (&["--placement", "everywhere"], 2, &["everywhere", "all"]),

@@ -17,7 +17,7 @@
 //! it takes nanoseconds. One reading ends a batch and begins the next.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
-use std::sync::{Barrier, OnceLock};
+use std::sync::{Condvar, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use plywood_kernel::{SyscallError, affinity};
@@ -29,6 +29,7 @@ use super::roles::Roles;
 use super::section::{Pace, Padded, Section};
 use super::{Config, Spec};
 use crate::Placement;
+use crate::threads::{self, ThreadsError};
 
 /// A batch is at least this many times as long as reading the clock.
 const CLOCKS_A_BATCH: f64 = 20.0;
@@ -96,7 +97,7 @@ pub(super) fn measure(
     round: usize,
     pace: Pace,
     cancel: &AtomicBool,
-) -> Result<Option<Sample>, SyscallError> {
+) -> Result<Option<Sample>, ThreadsError> {
     let run = match spec.lock {
         LockKind::Cas => contend::<Cas>,
         LockKind::Ticket => contend::<Ticket>,
@@ -191,25 +192,53 @@ impl Window {
     }
 }
 
+/// Where threads wait for one another before they begin: a barrier that can be given up.
+struct Gate {
+    awaited: std::sync::Mutex<usize>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn new(awaited: usize) -> Self {
+        Self { awaited: std::sync::Mutex::new(awaited), opened: Condvar::new() }
+    }
+
+    /// Waits for all others, or until somebody opens it.
+    fn pass(&self) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        *awaited = awaited.saturating_sub(1);
+        if *awaited == 0 {
+            self.opened.notify_all();
+        }
+        let waited = self.opened.wait_while(awaited, |awaited| *awaited > 0);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn open(&self) {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        self.opened.notify_all();
+    }
+}
+
 fn contend<L: Lock>(
     config: &Config,
     placement: &Placement,
     roles: &Roles,
     pace: Pace,
     cancel: &AtomicBool,
-) -> Result<Option<Measured>, SyscallError> {
+) -> Result<Option<Measured>, ThreadsError> {
     let lock = L::new(roles)?;
     let section = Section::new(pace, config.section, config.think);
     let window = Window::default();
-    let start = Barrier::new(roles.threads() + 1);
-    let tallies: Result<Vec<Tally>, SyscallError> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..roles.threads())
+    let start = Gate::new(roles.threads() + 1);
+    let tallies: Result<Vec<Tally>, ThreadsError> = std::thread::scope(|scope| {
+        let workers: Result<Vec<_>, ThreadsError> = (0..roles.threads())
             .map(|me| {
                 let (lock, section, window, start) = (&lock, &section, &window, &start);
                 let cpu = placement.cpu(me).unwrap_or_default();
-                scope.spawn(move || {
+                threads::spawn_scoped(scope, "lockbench", move || {
                     let ready = affinity::confine_current_thread(&[cpu]).and_then(|()| lock.join());
-                    start.wait();
+                    start.pass();
                     let operate = || {
                         section.think();
                         lock.operate(me, section)
@@ -220,7 +249,12 @@ fn contend<L: Lock>(
                 })
             })
             .collect();
-        start.wait();
+        // Those that were started wait for one that will never come.
+        let workers = workers.inspect_err(|_| {
+            window.give_up();
+            start.open();
+        })?;
+        start.pass();
         wait(config.warm_up, &window, cancel);
         window.enter(MEASURE, &window.from);
         wait(config.duration, &window, cancel);
@@ -233,7 +267,7 @@ fn contend<L: Lock>(
         window.enter(STOP, &window.to);
         workers
             .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|worker| Ok(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?))
             .collect()
     });
     let measured = Measured {

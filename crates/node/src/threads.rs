@@ -1,9 +1,9 @@
-//! Threads of the storm: many, so with small stacks; and what this machine says when it has no room for them.
+//! Many threads, so with small stacks; and what this machine says when it has no room for them.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use plywood_kernel::SyscallError;
 use rustix::process::{Resource, getrlimit};
@@ -13,6 +13,9 @@ const STACK: usize = 512 << 10;
 
 /// Left to everybody else.
 const SPARE: u64 = 100;
+
+/// Mappings of a thread: its stack, the one it handles signals on, and a guard page below each.
+const MAPPINGS: u64 = 4;
 
 /// Why threads could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +65,30 @@ pub fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, ThreadsError> {
-    Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::WouldBlock {
-            return ThreadsError::NoRoom { wanted: 1, limits: limits(Path::new("/")) };
-        }
-        ThreadsError::Spawn(error)
-    })
+    builder(name).spawn(run).map_err(refused)
+}
+
+/// The same for a thread that borrows what outlives the scope.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_scoped<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, ThreadsError> {
+    builder(name).spawn_scoped(scope, run).map_err(refused)
+}
+
+fn builder(name: &str) -> Builder {
+    Builder::new().name(name.to_owned()).stack_size(STACK)
+}
+
+fn refused(error: std::io::Error) -> ThreadsError {
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        return ThreadsError::NoRoom { wanted: 1, limits: limits(Path::new("/")) };
+    }
+    ThreadsError::Spawn(error)
 }
 
 /// Whether there is room for so many threads more.
@@ -85,7 +106,7 @@ fn refuse(wanted: u64, mut limits: Vec<Limit>) -> Result<(), ThreadsError> {
 
 /// The limits that bear on this process; those that cannot be read are left out.
 fn limits(root: &Path) -> Vec<Limit> {
-    let number = |path: &str| read(&root.join(path))?.parse().ok();
+    let number = |path: &str| -> Option<u64> { read(&root.join(path))?.parse().ok() };
     // `0.00 0.01 0.05 1/123 4567`: running and all threads of the machine.
     let all = read(&root.join("proc/loadavg")).and_then(|text| {
         let (_, all) = text.split(' ').nth(3)?.split_once('/')?;
@@ -102,6 +123,12 @@ fn limits(root: &Path) -> Vec<Limit> {
         if let (Some(allows), false) = (nproc, rustix::process::geteuid().is_root()) {
             limits.push(Limit { name: "RLIMIT_NPROC (ulimit -u)".to_owned(), allows, used });
         }
+    }
+    // `VmSize` counts bytes; only the list itself tells how many mappings there are.
+    let mapped = fs::read(root.join("proc/self/maps")).map(|text| text.split(|byte| *byte == b'\n').count());
+    if let (Some(allows), Ok(used)) = (number("proc/sys/vm/max_map_count"), mapped) {
+        let name = format!("vm.max_map_count ({MAPPINGS} a thread)");
+        limits.push(Limit { name, allows: allows / MAPPINGS, used: (used as u64).div_ceil(MAPPINGS) });
     }
     for group in groups(root) {
         let number = |name: &str| read(&group.join(name))?.parse().ok();
@@ -155,6 +182,8 @@ mod tests {
             ("proc/loadavg", "0.1 0.2 0.3 2/900 77\n"),
             ("proc/sys/kernel/threads-max", "191000\n"),
             ("proc/sys/kernel/pid_max", "4194304\n"),
+            ("proc/sys/vm/max_map_count", "65530\n"),
+            ("proc/self/maps", "one\ntwo\n"),
             ("proc/self/cgroup", "4:memory:/a\n3:pids:/a/b\n0::/user.slice/x\n"),
             ("sys/fs/cgroup/pids/a/b/pids.max", "max\n"),
             ("sys/fs/cgroup/pids/a/b/pids.current", "3\n"),
@@ -170,6 +199,8 @@ mod tests {
             error,
             "281 threads more are not possible here: /sys/fs/cgroup/pids/a/pids.max allows 500 and 120 are there"
         );
+        let error = refuse(17_000, limits.clone()).unwrap_err().to_string();
+        assert!(error.contains("vm.max_map_count (4 a thread) allows 16382 and 1 are there;"), "{error}");
         let error = refuse(200_000, limits).unwrap_err().to_string();
         assert!(error.contains("kernel.threads-max allows 191000 and 900 are there;"), "{error}");
         assert!(
