@@ -28,6 +28,7 @@ pub mod gc;
 pub mod images;
 pub mod layers;
 pub mod leases;
+mod lent;
 pub mod merged;
 mod owners;
 pub mod pins;
@@ -112,7 +113,16 @@ impl Store {
         let store = Store(Arc::new(Inner { root, db, process, registered: AtomicBool::new(false) }));
         match store.recover() {
             Ok(recovered) if recovered == Recovered::default() => {}
-            Ok(recovered) => tracing::info!(?recovered, "mended what interrupted commands left"),
+            Ok(recovered) => {
+                tracing::info!(?recovered, "mended what interrupted commands left");
+                if recovered.names > 0
+                    && let Err(error) = store.collect_garbage()
+                {
+                    // `prune` tries again.
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "what a killed command's images kept stays for now");
+                }
+            }
             // Who only reads can go on, and who frees space must. Others fail at what they cannot write themselves.
             Err(error) if error.is_disk_full() => {
                 let error = &error as &dyn std::error::Error;

@@ -5,7 +5,7 @@
 //!
 //! 1. What a dead process owned: staged layers and half flat trees are doomed, pins released, leases and snapshots
 //!    without a container taken back. Containers whose processes are all dead become exited; what they have goes
-//!    when they are removed.
+//!    when they are removed. Image names lent to the dead are taken away, and then what only those kept is garbage.
 //! 2. What is doomed and no living process is removing is moved to the trash, removed, and then loses its row.
 //! 3. What dead processes left in the trash is removed.
 //! 4. What killed launches left in `scratch/`, mounts included, is unmounted and removed.
@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use crate::db::{Durability, now_ms, parsed};
 use crate::error::StateError;
 use crate::snapshots::SnapshotId;
-use crate::{Store, dirs, scratch, trash};
+use crate::{Store, dirs, lent, scratch, trash};
 
 /// What was mended. All zero as a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Recovered {
     pub owners: usize,
     /// Containers found dead.
     pub containers: usize,
+    /// Names lent to dead processes.
+    pub names: usize,
     /// Id ranges taken back.
     pub leases: usize,
     /// Snapshots removed.
@@ -55,6 +57,7 @@ pub struct Recovered {
 struct Findings {
     owners: bool,
     containers: bool,
+    names: bool,
     orphan_leases: bool,
     orphan_snapshots: bool,
     doomed: bool,
@@ -71,6 +74,11 @@ impl Store {
         let mut recovered = Recovered::default();
         let mut liveness = Liveness::default();
         let findings = self.look(&mut liveness)?;
+        if findings.names {
+            recovered.names = self.db().write(Durability::Full, |transaction| {
+                lent::take_from_the_dead(transaction, &mut liveness)
+            })?;
+        }
         if findings.owners || findings.containers || findings.orphan_leases || findings.orphan_snapshots {
             for orphan in self.take_from_the_dead(&mut liveness, &mut recovered)? {
                 let removed = self.remove_snapshots(&[orphan]);
@@ -100,6 +108,7 @@ impl Store {
         self.db().read(|connection| {
             findings.owners = !dead_owners(connection, liveness)?.is_empty();
             findings.containers = !dead_containers(connection, liveness)?.is_empty();
+            findings.names = !lent::of_the_dead(connection, liveness)?.is_empty();
             findings.orphan_leases =
                 exists(connection, &format!("SELECT 1 FROM leases WHERE {ORPHAN_LEASE}"))?;
             findings.orphan_snapshots =

@@ -5,9 +5,10 @@
 //! parameters ─> layout ─> store's import ───┘   its first L layers: recorded as an image of its own, sharing them
 //! ```
 //! Names of storm images begin with [`PREFIX`] and say what they are made of, so that the same image has the same name
-//! everywhere. What a storm has recorded it removes at its end, unless it is to be kept.
+//! everywhere. They are lent by the store: what a storm has recorded it removes at its end, and where it was killed the
+//! next command does, unless it is to be kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -82,8 +83,10 @@ pub struct StormImage {
     /// How it was generated, if it was.
     pub generated: Option<Parameters>,
     layout: Option<Layout>,
-    /// Names this storm has given.
-    names: BTreeMap<usize, String>,
+    /// Names of the first so many layers that were recorded.
+    named: BTreeMap<usize, String>,
+    /// Names to take back.
+    lent: BTreeSet<String>,
     keep: bool,
     /// Whether garbage is ours to collect.
     made: bool,
@@ -117,13 +120,22 @@ impl StormImage {
         generate::write(&parameters, &layout.path)
             .map_err(|source| StormImageError::Layout { path: layout.path.clone(), source })?;
         let request = FetchRequest::new(Source::Layout(layout.path.clone()));
-        let had = store.find_image(&name).is_ok();
-        let fetched = fetch_image(store, &pins, &request, &|_| {}, cancel)?;
+        let ours = if keep {
+            store.keep_name(&name)?;
+            false
+        } else {
+            store.lend_name(&name)?
+        };
+        let fetched = fetch_image(store, &pins, &request, &|_| {}, cancel);
+        if fetched.is_err() && ours {
+            store.take_back_names([name.as_str()])?;
+        }
+        let fetched = fetched?;
         let mut made = Self::new(store, pins, fetched.image, name.clone(), Some(parameters))?;
         made.layout = Some(layout);
-        made.keep = keep || had;
-        if !made.keep {
-            made.names.insert(made.layers(), name);
+        made.keep = !ours;
+        if ours {
+            made.lent.insert(name);
             made.made = true;
         }
         Ok(made)
@@ -140,8 +152,8 @@ impl StormImage {
             return Err(StormImageError::NoLayers(name));
         }
         let store = store.clone();
-        let (names, layout) = (BTreeMap::new(), None);
-        Ok(Self { store, pins, image, name, generated, layout, names, keep: false, made: false })
+        let (named, lent, layout) = (BTreeMap::new(), BTreeSet::new(), None);
+        Ok(Self { store, pins, image, name, generated, layout, named, lent, keep: false, made: false })
     }
 
     /// For the record.
@@ -178,7 +190,7 @@ impl StormImage {
         source: LowerSource,
         cancel: &AtomicBool,
     ) -> Result<Lowers, StormImageError> {
-        let root = self.store.root().path();
+        let root = self.store.root().path().to_owned();
         let name = |id: &dyn std::fmt::Display| LowerRef::new(format!("{id}/fs"));
         let ids = self.ids(layers);
         match source {
@@ -189,8 +201,9 @@ impl StormImage {
             LowerSource::Flat => {
                 let chain_id = self.chain_id(layers)?;
                 let flat = |source| StormImageError::Flat { layers, source };
-                if self.store.find_flat(&chain_id)?.is_none() {
-                    self.made |= layers < self.layers();
+                if layers < self.layers() && self.store.find_flat(&chain_id)?.is_none() {
+                    // Nothing is given that name, but what is noted by it goes whatever becomes of this process.
+                    self.lend(layers)?;
                 }
                 let options = FlatOptions { wait: true, cancel: Some(cancel), ..FlatOptions::default() };
                 self.store.build_flat(&self.pins, &chain_id, &ids, options).map_err(flat)?;
@@ -212,14 +225,13 @@ impl StormImage {
         if layers >= self.layers() {
             return Ok(self.name.clone());
         }
-        if let Some(name) = self.names.get(&layers) {
+        if let Some(name) = self.named.get(&layers) {
             return Ok(name.clone());
         }
         let new = self.first(layers)?;
-        let name = self.first_name(layers);
+        let name = self.lend(layers)?;
         self.store.record_image(&self.pins, &new, std::slice::from_ref(&name))?;
-        self.names.insert(layers, name.clone());
-        self.made = true;
+        self.named.insert(layers, name.clone());
         Ok(name)
     }
 
@@ -240,6 +252,16 @@ impl StormImage {
         Ok(Some((dir, name)))
     }
 
+    /// The name of the first layers, which is to go at the end; and with it what was made of them.
+    fn lend(&mut self, layers: usize) -> Result<String, StormImageError> {
+        let name = self.first_name(layers);
+        if self.store.lend_name(&name)? {
+            self.lent.insert(name.clone());
+        }
+        self.made = true;
+        Ok(name)
+    }
+
     fn first_name(&self, layers: usize) -> String {
         format!("{PREFIX}/first-{layers}-of:{}", &self.image.manifest_digest.hex()[..12])
     }
@@ -250,12 +272,7 @@ impl StormImage {
     /// The store refuses; what is left is listed by `plywood images`.
     pub fn close(self) -> Result<(), StormImageError> {
         self.pins.release()?;
-        for name in self.names.values() {
-            match self.store.remove_image_name(name, false) {
-                Ok(_) | Err(ImageError::NotFound(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.store.take_back_names(self.lent.iter().map(String::as_str))?;
         if self.made && !self.keep {
             self.store.collect_garbage()?;
         }

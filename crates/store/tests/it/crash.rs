@@ -65,6 +65,10 @@ pub(crate) fn hold_everything(root: &Path) {
     };
     snapshots(&store, &[snapshot(None), snapshot(Some(&dead.id)), snapshot(Some(&alive.id))]);
     fs::create_dir(root.join(format!("trash/0.{}", ProcessId::current().unwrap()))).unwrap();
+    assert!(
+        store.lend_name("plywood.test/gone:1").unwrap() && store.lend_name("plywood.test/kept:1").unwrap()
+    );
+    store.keep_name("plywood.test/kept:1").unwrap();
     let Ingest::Write(mut writer) = store.ingest_blob(&digest("blob"), None).unwrap() else { panic!() };
     writer.write(b"bl").unwrap();
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
@@ -83,6 +87,7 @@ fn a_killed_process_is_cleaned_up_after() {
         Recovered {
             owners: 1,
             containers: 1,
+            names: 1,
             leases: 1,
             snapshots: 1,
             layers: 1,
