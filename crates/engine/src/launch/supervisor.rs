@@ -12,8 +12,8 @@
 //!
 //! A runtime that is not done in time, starting or deleting, is killed; its container is deleted by force.
 //!
-//! A process that cannot be watched, because descriptors have run out, is looked at every [`POLL`] instead: whatever
-//! is missing, every container ends in its event.
+//! A process that cannot be watched, because descriptors have run out, is looked at every [`POLL`] instead; so is all of it
+//! if the kernel refuses to wait. Whatever is missing, every container ends in its event.
 
 mod child;
 
@@ -44,6 +44,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How long `runtime delete` is tried when its process cannot be made.
 const DELETE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// News taken at once.
+const EVENTS: usize = 64;
 
 const WAKE: u64 = u64::MAX;
 const INBOX: u64 = u64::MAX - 1;
@@ -93,7 +96,8 @@ pub(super) struct Supervisor {
     shared: Arc<Shared>,
     events: Sender<Event>,
     cgroups: Cgroups,
-    epoll: OwnedFd,
+    /// None once the kernel has refused to wait.
+    epoll: Option<OwnedFd>,
     inbox: PidInbox,
     containers: HashMap<u64, Container>,
     /// Containers with a process or a process id file that could not be watched or read.
@@ -123,7 +127,7 @@ impl Supervisor {
             shared,
             events,
             cgroups,
-            epoll,
+            epoll: Some(epoll),
             inbox,
             containers: HashMap::new(),
             unwatched: BTreeSet::new(),
@@ -134,25 +138,9 @@ impl Supervisor {
     }
 
     pub(super) fn run(mut self) {
-        let mut ready = Vec::with_capacity(64);
+        let mut ready = Vec::with_capacity(EVENTS);
         while !self.is_done() {
-            ready.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut ready),
-                self.timeout().as_ref(),
-            ) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => {
-                    // Nothing to wait with: the containers' ends cannot be told any more.
-                    tracing::error!(%errno, "epoll_wait");
-                    return;
-                }
-            }
-            let mut tokens: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
-            // News of starts comes before news of ends.
-            tokens.sort_unstable_by_key(|&token| std::cmp::Reverse(token));
-            for token in tokens {
+            for token in self.wait(&mut ready) {
                 match token {
                     WAKE => self.woken(),
                     INBOX => self.pid_files_arrived(),
@@ -165,6 +153,30 @@ impl Supervisor {
             self.enforce_deadlines();
             self.enforce_cancellation();
         }
+    }
+
+    /// What has happened, as far as that can be told.
+    fn wait(&mut self, ready: &mut Vec<epoll::Event>) -> Vec<u64> {
+        let timeout = self.timeout();
+        if let Some(epoll) = &self.epoll {
+            ready.clear();
+            match epoll::wait(epoll, rustix::buffer::spare_capacity(ready), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {
+                    let mut tokens: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
+                    // News of starts comes before news of ends.
+                    tokens.sort_unstable_by_key(|&token| std::cmp::Reverse(token));
+                    return tokens;
+                }
+                Err(errno) => {
+                    tracing::error!(%errno, "waiting for containers; they are looked at now and then instead");
+                    self.unwatched.extend(self.containers.keys());
+                    self.epoll = None;
+                }
+            }
+        } else {
+            std::thread::sleep(POLL);
+        }
+        vec![WAKE, INBOX]
     }
 
     fn is_done(&self) -> bool {
@@ -208,8 +220,12 @@ impl Supervisor {
     }
 
     fn watch(&mut self, token: u64, fd: &Result<impl AsFd, Errno>, id: &str) {
+        let Some(epoll) = &self.epoll else {
+            self.unwatched.insert(token);
+            return;
+        };
         let added = match fd {
-            Ok(fd) => epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN),
+            Ok(fd) => epoll::add(epoll, fd, EventData::new_u64(token), EventFlags::IN),
             Err(errno) => Err(*errno),
         };
         if let Err(errno) = added {
@@ -405,7 +421,6 @@ impl Supervisor {
         }
         self.unwatched.remove(&token);
         self.inbox.remove(id);
-        self.shared.ended();
         self.send(event);
         None
     }

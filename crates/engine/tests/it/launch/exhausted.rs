@@ -1,5 +1,6 @@
 //! Running out of what the supervisor needs: containers end all the same.
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use plywood_engine::launch::{Event, Launch, LaunchError, Launcher, LauncherConfig};
@@ -37,6 +38,43 @@ fn root_processes_that_cannot_be_watched_are_noticed() {
                 })
                 .collect();
             assert_eq!(codes, [3; 6], "{mode:?}");
+            launcher.finish().unwrap();
+            host.assert_nothing_left("");
+        });
+    }
+}
+
+/// When the kernel refused to wait, the supervisor left: nobody was told how containers ended, and the run never did.
+#[test]
+fn root_a_supervisor_that_cannot_wait_finishes_what_it_watches() {
+    let host = Host::new();
+    for mode in [RunMode::Attached, RunMode::Detached] {
+        on_own_thread(|| {
+            // Ours alone: runtimes wait for another number of events at a time.
+            let refused = |call| Denied { call, argument: Some((2, 64)), errno: libc::EBADF };
+            deny(&[libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2].map(refused));
+            #[cfg(target_arch = "x86_64")]
+            deny(&[refused(libc::SYS_epoll_wait)]);
+            let (launcher, events) = host.launcher(mode);
+            for script in ["exit 3", "sleep 0.3; exit 4", "sleep 100"] {
+                launcher.submit(host.launch(command(&["sh", "-c", script])).2);
+            }
+            launcher.close();
+            let mut codes = Vec::new();
+            loop {
+                let event = events.recv_timeout(Duration::from_secs(60));
+                match event {
+                    Ok(Event::Started { .. }) => {}
+                    Ok(Event::Exited { code, .. }) => codes.push(code),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                    other => panic!("{mode:?}: {other:?}"),
+                }
+                if codes.len() == 2 {
+                    launcher.cancel_handle().cancel();
+                }
+            }
+            codes.sort_unstable();
+            assert_eq!(codes, [3, 4, 137], "{mode:?}");
             launcher.finish().unwrap();
             host.assert_nothing_left("");
         });
