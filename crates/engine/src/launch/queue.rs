@@ -17,8 +17,6 @@ struct State {
     waiting: VecDeque<(Launch, Instant)>,
     spawned: Vec<Spawned>,
     free_slots: usize,
-    /// Submitted and not ended.
-    open: usize,
     /// Taken from the queue and not yet handed to the supervisor.
     on_threads: usize,
     /// Launcher threads that prepare launches.
@@ -46,7 +44,6 @@ impl Shared {
             waiting: VecDeque::new(),
             spawned: Vec::new(),
             free_slots: slots.max(1),
-            open: 0,
             on_threads: 0,
             threads: 0,
             closed: false,
@@ -57,7 +54,6 @@ impl Shared {
 
     pub(super) fn submit(&self, launch: Launch) {
         let mut state = self.lock();
-        state.open += 1;
         state.waiting.push_back((launch, Instant::now()));
         drop(state);
         self.changed.notify_one();
@@ -147,14 +143,8 @@ impl Shared {
     pub(super) fn ended_on_thread(&self) {
         let mut state = self.lock();
         state.on_threads -= 1;
-        state.open -= 1;
         drop(state);
         self.wake_supervisor();
-    }
-
-    /// A launch ended under the supervisor.
-    pub(super) fn ended(&self) {
-        self.lock().open -= 1;
     }
 
     /// Nothing will be submitted and nothing is on its way to the supervisor.

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-/// The most of a log that is read, in bytes: its end is what matters, and a container cannot write it.
+/// The most of a log that is read, in bytes from its end: the last error is the one it failed of.
 const LOG_BYTES: u64 = 256 << 10;
 
 /// How many lines of output join an error.
@@ -64,11 +64,14 @@ impl fmt::Display for Failure {
 
 /// The failure recorded in a runtime's JSON log at `path`; `None` if there is no log or nothing failed.
 pub fn read_log(path: &Path) -> io::Result<Option<Failure>> {
-    let file = match File::open(path) {
+    let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    let length = file.metadata()?.len();
+    // In the middle of a line as a rule, which is then none.
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
     let mut bytes = Vec::new();
     file.take(LOG_BYTES).read_to_end(&mut bytes)?;
     Ok(failure_in(&bytes))
@@ -143,6 +146,20 @@ mod tests {
         assert_eq!(failure_in(b"{\"level\":\"warning\",\"msg\":\"w\"}\n"), None);
         assert_eq!(failure_in(b""), None);
         assert_eq!(failure_in(b"plain words\n").unwrap().message, "plain words");
+    }
+
+    /// A runtime that had said more than is read of it failed without a word.
+    #[test]
+    fn of_a_long_log_the_end_is_read() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let debug = br#"{"level":"debug","msg":"mounting"}"#;
+        let mut bytes = [&debug[..], b"\n"].concat().repeat(20_000);
+        bytes.extend(br#"{"level":"error","msg":"what it was"}"#);
+        std::fs::write(log.path(), &bytes).unwrap();
+        assert!(bytes.len() as u64 > 2 * LOG_BYTES);
+        assert_eq!(read_log(log.path()).unwrap().unwrap().message, "what it was");
+        std::fs::remove_file(log.path()).unwrap();
+        assert_eq!(read_log(log.path()).unwrap(), None);
     }
 
     #[test]
