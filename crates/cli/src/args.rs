@@ -210,6 +210,10 @@ pub struct AssemblyArgs {
 /// The environment variable that makes `run -d` the containers' supervisor.
 pub const SUPERVISE: &str = "PLYWOOD_SUPERVISE";
 
+/// The environment variable by which detached containers live no longer than whoever started them: until the end of
+/// standard input, a pipe then.
+pub const UNTIL_EOF: &str = "PLYWOOD_UNTIL_EOF";
+
 /// Arguments of `run`.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
@@ -291,6 +295,9 @@ pub struct Run {
     /// Run as the process that looks after detached containers.
     #[arg(long, hide = true, env = SUPERVISE, hide_env = true)]
     pub supervise: bool,
+    /// End detached containers, and remove them, at the end of standard input.
+    #[arg(long, hide = true, env = UNTIL_EOF, hide_env = true)]
+    pub until_eof: bool,
     /// The image.
     pub image: String,
     /// The command; the image's own by default.

@@ -19,7 +19,9 @@ mod report;
 mod settings;
 mod trial;
 mod ulimits;
+mod wakes;
 
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +55,7 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
     let mut settings = Settings::from_args(args, context.json)?;
     Context::require_mounting()?;
     if settings.detached && !args.supervise {
-        return detached::start(context);
+        return detached::start(context, args.until_eof);
     }
     if args.supervise {
         detached::settle_in()?;
@@ -126,7 +128,9 @@ pub fn run(context: &Context, args: &Run) -> anyhow::Result<ExitCode> {
         told = true;
         Ok(())
     };
-    let launched = launch::launch(context, &crew, &shared, runtime, all_started);
+    let starter = (args.supervise && args.until_eof).then(|| std::io::stdin().as_fd().try_clone_to_owned());
+    let starter = starter.transpose().context("keeping standard input")?;
+    let launched = launch::launch(context, &crew, &shared, runtime, starter, all_started);
     steps.done("containers ended");
     let outcome = match launched {
         Ok(outcome) => outcome,

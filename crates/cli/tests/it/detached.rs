@@ -162,6 +162,35 @@ fn root_a_supervisor_that_dies_before_it_reports_is_told_of() {
     });
 }
 
+/// It looked twenty times a second whether somebody had asked it to stop, for as long as its containers lived.
+#[test]
+fn root_an_idle_supervisor_does_not_wake() {
+    in_bed(|bed| {
+        bed.import(&TestImage::new(), "app");
+        bed.ok(&["run", "-d", "-n", "3", "app", "--", "sleep", "1000"]);
+        let pid = bed.containers()[0]["pid"].clone();
+        let supervisor = super::open_files::parent(&pid.to_string());
+        let switches = || -> u64 {
+            let tasks = std::fs::read_dir(format!("/proc/{supervisor}/task")).unwrap();
+            let of = |task: std::fs::DirEntry| {
+                let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+                line.map_or(0, |number| number.trim().parse::<u64>().unwrap())
+            };
+            tasks.map(|task| of(task.unwrap())).sum()
+        };
+        // Once what was left of the launch is done.
+        eventually("it sleeps", || {
+            let before = switches();
+            std::thread::sleep(Duration::from_secs(2));
+            (switches() == before).then_some(())
+        });
+        // And wakes when there is something.
+        bed.ok(&["stop", "--all", "--time", "0"]);
+        bed.ok(&["rm", "--all"]);
+    });
+}
+
 #[test]
 fn root_stop_signals_and_their_patience() {
     in_bed(|bed| {

@@ -68,7 +68,8 @@ fn root_a_running_container_costs_one_descriptor() {
     });
 }
 
-fn parent(pid: &str) -> String {
+/// The process that has started this one, or taken it over.
+pub(crate) fn parent(pid: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned()
 }

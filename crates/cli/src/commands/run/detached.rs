@@ -50,13 +50,15 @@ impl Stay {
 }
 
 /// In the caller: starts the supervisor with the same command line, and passes its report on.
-pub fn start(context: &Context) -> anyhow::Result<ExitCode> {
+///
+/// `until_eof` hands our standard input on to it: the containers live until the end of that.
+pub fn start(context: &Context, until_eof: bool) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("finding this program's file")?;
     let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
         // Not an argument: where `run` ends and the container's command begins is for the parser alone to say.
         .env(SUPERVISE, "true")
-        .stdin(Stdio::null())
+        .stdin(if until_eof { Stdio::inherit() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .spawn()
         .context("starting the supervisor")?;

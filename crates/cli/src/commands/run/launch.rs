@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,15 +26,12 @@ use super::janitor::Janitor;
 use super::program::Program;
 use super::recorder::{News, Recorder};
 use super::settings::Settings;
+use super::wakes::{Wake, Wakes};
 use crate::args::Net;
 use crate::context::Context;
 use crate::output;
 use crate::remedy::Advised;
 
-/// How often a request to stop is looked for while nothing happens.
-const POLL: Duration = Duration::from_millis(50);
-/// The same while a caller waits for the database, which takes a millisecond as a rule.
-const TELLING_POLL: Duration = Duration::from_millis(1);
 /// For how long a caller waits for a database that refuses. Then all is taken back.
 const TELLING: Duration = Duration::from_secs(60);
 
@@ -67,7 +63,7 @@ pub struct Outcome {
     pub failed: HashMap<String, LaunchError>,
     /// Somebody asked us to stop.
     pub cancelled: bool,
-    /// That was before the caller had been told what runs.
+    /// That was before the caller had been told what runs, or the caller is gone and wants nothing kept.
     pub given_up: bool,
     /// Those that were taken away when they ended.
     pub removed: HashSet<ContainerId>,
@@ -80,12 +76,14 @@ impl Outcome {
 }
 
 /// Launches the crew and waits until all have ended. `all_started` is called once, when each has started or failed and
-/// this is recorded. After that nothing fails: no error may cost the containers that somebody counts on.
+/// this is recorded. After that nothing fails: no error may cost the containers that somebody counts on. The end of
+/// `starter`, if there is one, ends them all.
 pub fn launch(
     context: &Context,
     crew: &Crew,
     shared: &Arc<Shared>,
     runtime: Runtime,
+    starter: Option<OwnedFd>,
     all_started: impl FnOnce(&Outcome) -> anyhow::Result<()>,
 ) -> anyhow::Result<Outcome> {
     let detached = shared.settings.detached;
@@ -95,7 +93,9 @@ pub fn launch(
     if let Some(concurrency) = shared.settings.concurrency {
         config.starting = concurrency;
     }
+    let wakes = Wakes::start(&context.cancel, starter).context("listening for signals")?;
     let (launcher, events) = Launcher::start(config, &|| context.cancel.requested())?;
+    wakes.forward(events).context("listening to the launcher")?;
     let submitted = Instant::now();
     for member in &crew.members {
         let (shared, member) = (Arc::clone(shared), member.clone());
@@ -108,7 +108,13 @@ pub fn launch(
     let mut namespaces = Some({
         let shared = Arc::clone(shared);
         let maps: Vec<IdMap> = crew.members.iter().map(Member::map).collect();
-        std::thread::spawn(move || shared.assembly.user_namespaces.prepare(&maps))
+        let bell = wakes.bell();
+        std::thread::spawn(move || {
+            let made = shared.assembly.user_namespaces.prepare(&maps);
+            // A run that is over does not want to know.
+            let _unwanted = bell.send(Wake::Namespaces);
+            made
+        })
     });
     // A container that runs keeps its namespace itself; a descriptor for each would be one too many for a large burst.
     let forget = |member: &Member| shared.assembly.user_namespaces.forget(&member.map());
@@ -118,30 +124,30 @@ pub fn launch(
     let cancel = launcher.cancel_handle();
     let mut outcome = Outcome { submitted: Some(submitted), ..Outcome::default() };
     let mut all_started = Some(all_started);
-    let mut untold_since = None;
+    let mut untold_since: Option<Instant> = None;
+    let (mut all_ended, mut namespaces_made) = (false, false);
     let janitor = crew.janitor();
-    let recorder = Recorder::start(crew.store().clone(), crew.keep, context.cancel.shared());
-    loop {
-        if context.cancel.requested() && !outcome.cancelled {
-            outcome.cancelled = true;
-            outcome.given_up = all_started.is_some();
-            bar.set_message("stopping");
-            cancel.cancel();
-        }
-        let telling = all_started.is_some() && outcome.settled() == total;
-        match events.recv_timeout(if telling { TELLING_POLL } else { POLL }) {
-            Ok(event) => {
+    let recorder = Recorder::start(crew.store().clone(), crew.keep, context.cancel.shared(), wakes.bell());
+    // Whoever waits to be told of containers that have ended all the same is told of them.
+    while !all_ended || (all_started.is_some() && outcome.settled() == total && !outcome.cancelled) {
+        let until = untold_since.filter(|_| !outcome.cancelled).map(|since| since + TELLING);
+        match wakes.next(until) {
+            Some(Wake::Launcher(event)) => {
                 if let Some(member) = members.get(event.id()) {
                     forget(member);
                     take(crew, member, &recorder, &janitor, &mut outcome, event);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            // All have ended before the caller was told of them.
-            Err(RecvTimeoutError::Disconnected) if telling && !outcome.cancelled => {
-                std::thread::sleep(TELLING_POLL);
+            Some(Wake::AllEnded) => all_ended = true,
+            Some(Wake::Namespaces) => namespaces_made = true,
+            Some(wake @ (Wake::Stop | Wake::Forsaken)) => {
+                context.cancel.request();
+                outcome.given_up |= all_started.is_some() || matches!(wake, Wake::Forsaken);
+                outcome.cancelled = true;
+                bar.set_message("stopping");
+                cancel.cancel();
             }
-            Err(RecvTimeoutError::Disconnected) => break,
+            Some(Wake::Recorded) | None => {}
         }
         bar.set_position(outcome.started.len() as u64);
         let ended = outcome.exited.len() + outcome.failed.len();
@@ -151,13 +157,14 @@ pub fn launch(
         if outcome.settled() < total {
             continue;
         }
-        if let Some(ahead) = namespaces.take_if(|ahead| ahead.is_finished()) {
+        if let Some(ahead) = namespaces.take_if(|_| namespaces_made) {
             made(ahead);
             // Some were made for launches that had been faster.
             crew.members.iter().for_each(forget);
         }
         // Recorded first: whoever has been told of a container finds it.
         if recorder.is_done() {
+            untold_since = None;
             if let Some(call) = all_started.take() {
                 call(&outcome)?;
             }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use plywood_kernel::ProcessId;
 use plywood_store::{ContainerId, StateError, Store};
 
+use super::wakes::Wake;
+
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -40,8 +42,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the thread. The ends of containers that are not kept are not written: they are removed instead. `stop` is
-    /// set when somebody asks this process to end.
-    pub fn start(store: Store, keep: bool, stop: Arc<AtomicBool>) -> Self {
+    /// set when somebody asks this process to end; `bell` is told whenever all is written.
+    pub fn start(store: Store, keep: bool, stop: Arc<AtomicBool>, bell: Sender<Wake>) -> Self {
         let (queue, news) = mpsc::channel();
         let unrecorded = Arc::new(AtomicUsize::new(0));
         let dropped = Arc::new(AtomicBool::new(false));
@@ -49,6 +51,7 @@ impl Recorder {
             store,
             keep,
             stop,
+            bell,
             dropped: Arc::clone(&dropped),
             unrecorded: Arc::clone(&unrecorded),
             taken: 0,
@@ -98,6 +101,7 @@ struct Work {
     store: Store,
     keep: bool,
     stop: Arc<AtomicBool>,
+    bell: Sender<Wake>,
     dropped: Arc<AtomicBool>,
     unrecorded: Arc<AtomicUsize>,
     /// Taken from the queue and not yet written.
@@ -158,6 +162,8 @@ impl Work {
         match self.try_write() {
             Ok(()) => {
                 self.unrecorded.fetch_sub(std::mem::take(&mut self.taken), Ordering::Release);
+                // A run that is over does not want to know.
+                let _unwanted = self.bell.send(Wake::Recorded);
                 if std::mem::take(&mut self.failing) {
                     tracing::warn!("what became of containers is recorded now");
                 }
