@@ -369,6 +369,35 @@ fn root_sigkill_is_mended_by_the_next_command() {
     });
 }
 
+/// A killed storm left what it had started by `run -d` until somebody removed it.
+#[test]
+fn root_sigkill_of_a_storm_of_runs_ends_its_containers() {
+    in_bed(|bed| {
+        for rounds in [0, 1] {
+            let raw = bed.path(&format!("raw-{rounds}.jsonl"));
+            let args = ["--json", "storm", "--launcher", "run", "--repeat", "1000", "--hold", "10m"];
+            let size = ["--containers", "6", "--generate", "layers=5,files=20,size=10", "--raw", text(&raw)];
+            let held = [&args[..], &size].concat();
+            let brief: Vec<&str> = held.iter().map(|arg| if *arg == "10m" { "1ms" } else { *arg }).collect();
+            // While its containers run, and in the midst of starting and removing some.
+            let storm = bed.start(if rounds == 0 { &held } else { &brief }).ready();
+            let running = || bed.containers().iter().filter(|one| one["state"] == "running").count();
+            eventually("it is far enough", || match rounds {
+                0 => (running() == 6).then_some(()),
+                _ => fs::read_to_string(&raw).ok()?.contains(r#""kind":"round""#).then_some(()),
+            });
+            storm.signal(Signal::KILL);
+            assert_eq!(storm.finish().status.code(), None);
+            eventually("all is taken back", || bed.containers().is_empty().then_some(()));
+            eventually("supervisors have ended", || bed.listed("run/bundles").is_empty().then_some(()));
+        }
+        for image in bed.json(&["images"])["images"].as_array().unwrap() {
+            bed.ok(&["rmi", image["names"][0].as_str().unwrap()]);
+        }
+        bed.nothing_left();
+    });
+}
+
 #[test]
 fn root_what_cannot_be_is_refused_before_anything_starts() {
     in_bed(|bed| {

@@ -10,12 +10,14 @@
 //! took beyond its own account (to be started, and to end) is added to all, so that nothing is left out. Where fewer start
 //! at a time than are submitted, the report says how long each waited for its turn (`containers[].waited_ms`).
 //!
-//! Asked to stop, it interrupts its commands, which take back what they have begun.
+//! Asked to stop, it interrupts its commands, which take back what they have begun. If it is killed, they learn of it by the
+//! end of their standard input, a pipe that this process alone holds open, and take back all that they have started.
 //!
 //! Invariant: whatever a report named is removed; of a command that ended without a report nothing is left.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::{PipeReader, PipeWriter};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -52,10 +54,16 @@ pub struct Config {
     pub command: Vec<String>,
 }
 
+/// The environment variable that tells the command to keep containers no longer than its standard input lasts.
+const UNTIL_EOF: &str = "PLYWOOD_UNTIL_EOF";
+
 /// Launches containers by the command.
 #[derive(Debug)]
 pub struct Run {
     config: Config,
+    /// What the commands have for standard input; its end comes with this process's.
+    lifeline: PipeReader,
+    _held: PipeWriter,
     state: Mutex<State>,
     /// A report has come.
     told: Condvar,
@@ -100,8 +108,13 @@ struct Entry {
 }
 
 /// Opens the launcher of one arm.
-pub fn open(config: Config) -> Run {
-    Run { config, state: Mutex::default(), told: Condvar::new() }
+///
+/// # Errors
+/// There are no descriptors left.
+pub fn open(config: Config) -> Result<Run, LauncherError> {
+    // Closed on `execve`: no program that we start holds it open after us.
+    let (lifeline, held) = std::io::pipe().map_err(LauncherError::doing("making a pipe for the commands"))?;
+    Ok(Run { config, lifeline, _held: held, state: Mutex::default(), told: Condvar::new() })
 }
 
 impl Launcher for Run {
@@ -193,7 +206,8 @@ impl Run {
         // In a group of its own: Ctrl-C comes by way of `cancel`, once.
         let child = self
             .command(count)
-            .stdin(Stdio::null())
+            .env(UNTIL_EOF, "true")
+            .stdin(self.lifeline.try_clone().map_err(failed)?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)

@@ -117,7 +117,7 @@ impl Launchers {
                         runtime: place.args.runtime.clone(),
                         id_range_length: place.args.id_range_length,
                         command: place.args.command.clone(),
-                    }))
+                    })?)
                 }
                 (LauncherKind::Containerd | LauncherKind::Cri, _) => {
                     theirs(place, image, arm, self.ids.as_deref())?
