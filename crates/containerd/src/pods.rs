@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use plywood_kernel::{IdMap, IdMapping, ProcessId};
+use serde_json::Value;
 
 use crate::client::{Client, patient};
 use crate::error::{CallError, Kind, unless};
@@ -18,11 +19,11 @@ use crate::proto::runtime::v1::image_service_client::ImageServiceClient;
 use crate::proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use crate::proto::runtime::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, IdMapping as WireMapping, ImageSpec, ImageStatusRequest, LinuxContainerConfig,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListPodSandboxRequest,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StatusResponse, StopPodSandboxRequest,
-    UserNamespace,
+    CreateContainerRequest, IdMapping as WireMapping, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    ImageStatusRequest, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StatusRequest,
+    StatusResponse, StopPodSandboxRequest, UserNamespace,
 };
 use crate::session::{OWNER, SESSION, SessionError, is_stale};
 use crate::version::{Mounting, Version};
@@ -32,6 +33,9 @@ const POD_NAMESPACE: &str = "plywood-storm";
 
 /// Where systemd makes control groups, slices are the parents; this one is always there.
 const SLICE: &str = "system.slice";
+
+/// What containerd names the directory of a snapshotter after.
+const PLACE: &str = "io.containerd.snapshotter.v1.";
 
 /// A process's pods. Any thread may use it.
 #[derive(Debug)]
@@ -103,15 +107,7 @@ impl Pods {
     /// # Errors
     /// There is no CRI, or it is not ready.
     pub fn open(client: &Client) -> Result<Arc<Pods>, PodsError> {
-        let request = patient(StatusRequest { verbose: true });
-        let mut runtime = RuntimeServiceClient::new(client.channel());
-        let status = match client.wait(|| "Status of CRI".into(), runtime.status(request)) {
-            Err(error) if error.kind() == Kind::Unsupported => {
-                let socket = client.socket().display().to_string();
-                return Err(PodsError::NoCri { version: client.version().clone(), socket });
-            }
-            answer => answer?,
-        };
+        let status = status(client)?;
         check(&status)?;
         let owner = ProcessId::current().map_err(SessionError::Identity)?.to_string();
         let cgroup_parent = if uses_systemd(&status) { SLICE } else { "/" };
@@ -123,6 +119,20 @@ impl Pods {
         let pods = Pods { client: client.clone(), labels, some, told, cgroup_parent, user_namespaces };
         pods.sweep()?;
         Ok(Arc::new(pods))
+    }
+
+    /// The snapshotter that pods have their root file systems from: the one the CRI plugin is configured with. None if
+    /// containerd does not say.
+    ///
+    /// # Errors
+    /// There is no CRI.
+    pub fn snapshotter(client: &Client) -> Result<Option<String>, PodsError> {
+        let status = status(client)?;
+        let images = || {
+            let mut images = ImageServiceClient::new(client.channel());
+            client.wait(|| "Image file systems".into(), images.image_fs_info(patient(ImageFsInfoRequest {})))
+        };
+        Ok(configured(&config(&status), images)?)
     }
 
     /// Says whether pods can have user namespaces and id mappings of their own. Where they cannot, containerd ignores the
@@ -343,6 +353,46 @@ fn namespaces(mapping: Option<&IdMap>) -> NamespaceOption {
     }
 }
 
+/// Asks for it.
+fn status(client: &Client) -> Result<StatusResponse, PodsError> {
+    let request = patient(StatusRequest { verbose: true });
+    let mut runtime = RuntimeServiceClient::new(client.channel());
+    match client.wait(|| "Status of CRI".into(), runtime.status(request)) {
+        Err(error) if error.kind() == Kind::Unsupported => {
+            let socket = client.socket().display().to_string();
+            Err(PodsError::NoCri { version: client.version().clone(), socket })
+        }
+        answer => Ok(answer?),
+    }
+}
+
+/// Of the default runtime, else of all, as the plugin shows its configuration; newer ones show no more than where images
+/// are, those of the configured snapshotter first.
+fn configured(
+    config: &Value,
+    images: impl FnOnce() -> Result<ImageFsInfoResponse, CallError>,
+) -> Result<Option<String>, CallError> {
+    let containerd = &config["containerd"];
+    let of_runtime = &containerd["runtimes"][default_runtime(containerd)]["snapshotter"];
+    let named = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    if let Some(name) = named(of_runtime).or_else(|| named(&containerd["snapshotter"])) {
+        return Ok(Some(name));
+    }
+    let first = images()?.image_filesystems.into_iter().next().and_then(|usage| usage.fs_id);
+    let place = first.unwrap_or_default().mountpoint;
+    let name = place.rsplit('/').next().and_then(|last| last.strip_prefix(PLACE));
+    Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
+}
+
+/// What the plugin says of its configuration.
+fn config(status: &StatusResponse) -> Value {
+    status.info.get("config").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+fn default_runtime(containerd: &Value) -> &str {
+    containerd["defaultRuntimeName"].as_str().unwrap_or("runc")
+}
+
 /// Whether pods can run, by what containerd says of itself.
 fn check(status: &StatusResponse) -> Result<(), PodsError> {
     let conditions = status.status.iter().flat_map(|status| &status.conditions);
@@ -370,11 +420,10 @@ fn without_user_namespaces(version: &Version) -> PodsError {
 
 /// Whether the default runtime has systemd make control groups: the plugin shows its configuration.
 fn uses_systemd(status: &StatusResponse) -> bool {
-    let config =
-        status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-    let Some(containerd) = config.as_ref().map(|config| &config["containerd"]) else { return false };
-    let default = containerd["defaultRuntimeName"].as_str().unwrap_or("runc");
-    containerd["runtimes"][default]["options"]["SystemdCgroup"].as_bool().unwrap_or(false)
+    let config = config(status);
+    let containerd = &config["containerd"];
+    let runtime = &containerd["runtimes"][default_runtime(containerd)];
+    runtime["options"]["SystemdCgroup"].as_bool().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -416,6 +465,29 @@ mod tests {
         let without = |version| without_user_namespaces(&Version::parse(version));
         assert!(matches!(without("1.7.24"), PodsError::TooOld(_)));
         assert!(matches!(without("2.1.9"), PodsError::Unsupported(_)));
+    }
+
+    #[test]
+    fn the_snapshotter_of_pods_is_the_configured_one() {
+        use crate::proto::runtime::v1::{FilesystemIdentifier, FilesystemUsage};
+        let runtimes = |of_runtime: &str| serde_json::json!({ "other": { "snapshotter": of_runtime }, "runc": { "snapshotter": "wrong" } });
+        let place = |place: &str| {
+            let fs_id = Some(FilesystemIdentifier { mountpoint: place.to_owned() });
+            ImageFsInfoResponse {
+                image_filesystems: vec![FilesystemUsage { fs_id }, FilesystemUsage::default()],
+            }
+        };
+        let of = |of_runtime: &str, of_all: &str, at: &str| {
+            let config = serde_json::json!({ "containerd": {
+                "defaultRuntimeName": "other", "snapshotter": of_all, "runtimes": runtimes(of_runtime),
+            } });
+            configured(&config, || Ok(place(at))).unwrap()
+        };
+        let native = "/var/lib/containerd/io.containerd.snapshotter.v1.native";
+        assert_eq!(of("stargz", "overlayfs", native).unwrap(), "stargz");
+        assert_eq!(of("", "overlayfs", native).unwrap(), "overlayfs");
+        assert_eq!(of("", "", native).unwrap(), "native");
+        assert_eq!(of("", "", "/somewhere/else"), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Sweep {
     pub mechanisms: Vec<Mechanism>,
     /// What the lower directories are; by default the layers for the comparison mechanisms, the flat tree for others.
     pub lowers: Vec<LowerSource>,
-    /// Of containerd; `overlayfs` by default.
+    /// Of containerd; `overlayfs` by default, of pods the one that is configured.
     pub snapshotters: Vec<String>,
     /// Of containerd, whose ids containers have; their own by default.
     pub userns: Vec<UserNs>,
@@ -53,6 +53,8 @@ pub struct Here<'a> {
     pub capabilities: &'a Capabilities,
     /// Layers of the image.
     pub image_layers: usize,
+    /// The snapshotter of pods, once containerd was asked.
+    pub pods: Option<&'a str>,
 }
 
 /// A sweep that cannot be run.
@@ -105,6 +107,17 @@ pub enum SweepError {
         option: &'static str,
         /// Whose it is.
         of: &'static str,
+    },
+    /// Pods have the snapshotter that the CRI plugin is configured with, whatever is asked for.
+    #[error(
+        "snapshotter {asked} with launcher cri: the CRI plugin of this containerd is configured with {configured}, and \
+         no call asks it for another; leave --snapshotter out, or use launcher containerd"
+    )]
+    Pods {
+        /// What was asked for.
+        asked: String,
+        /// What it would be.
+        configured: String,
     },
     /// Admission is around the assembly alone.
     #[error("launcher {0} bounds what takes global locks by itself; admission is for launcher assembly")]
@@ -196,7 +209,13 @@ fn check(sweep: &Sweep, launchers: &[LauncherKind]) -> Result<(), SweepError> {
 
 fn ways(sweep: &Sweep, launcher: LauncherKind, here: &Here<'_>) -> Result<Vec<Way>, SweepError> {
     if !is_ours(launcher) {
-        let snapshotters = or(&sweep.snapshotters, "overlayfs".to_owned());
+        let configured = here.pods.filter(|_| launcher == LauncherKind::Cri);
+        if let Some(configured) = configured
+            && let Some(asked) = sweep.snapshotters.iter().find(|asked| *asked != configured)
+        {
+            return Err(SweepError::Pods { asked: asked.clone(), configured: configured.to_owned() });
+        }
+        let snapshotters = or(&sweep.snapshotters, configured.unwrap_or("overlayfs").to_owned());
         let userns = or(&sweep.userns, UserNs::default());
         let each =
             |name: &String| userns.iter().map(|users| Way::Theirs(name.clone(), *users)).collect::<Vec<_>>();
@@ -275,9 +294,13 @@ mod tests {
     }
 
     fn swept(sweep: &Sweep) -> Result<Vec<String>, SweepError> {
+        swept_with(sweep, None)
+    }
+
+    fn swept_with(sweep: &Sweep, pods: Option<&str>) -> Result<Vec<String>, SweepError> {
         let mut capabilities = Capabilities::assumed();
         capabilities.idmapped_overlay = Answer::No { reason: "the kernel is too old".into() };
-        let here = Here { capabilities: &capabilities, image_layers: 500 };
+        let here = Here { capabilities: &capabilities, image_layers: 500, pods };
         arms(sweep, &here).map(|arms| arms.iter().map(ToString::to_string).collect())
     }
 
@@ -338,6 +361,26 @@ mod tests {
         assert!(theirs.maps_ids());
         assert!(!Sweep { userns: vec![UserNs::Host], ..theirs.clone() }.maps_ids());
         assert!(Sweep { userns: Vec::new(), ..theirs }.maps_ids());
+    }
+
+    #[test]
+    fn pods_have_the_snapshotter_that_is_configured() {
+        let asked = |launchers: &[LauncherKind], names: &[&str]| {
+            let snapshotters = names.iter().map(|name| (*name).to_owned()).collect();
+            swept_with(&Sweep { launchers: launchers.to_vec(), snapshotters, ..sweep() }, Some("native"))
+        };
+        let both = [LauncherKind::Containerd, LauncherKind::Cri];
+        assert_eq!(
+            asked(&both, &[]).unwrap(),
+            ["containerd overlayfs, 500 layers, 100 at once", "cri native, 500 layers, 100 at once"]
+        );
+        assert_eq!(asked(&both[1..], &["native"]).unwrap(), ["cri native, 500 layers, 100 at once"]);
+        let error = asked(&both, &["native", "overlayfs"]).unwrap_err().to_string();
+        assert!(
+            error.contains("snapshotter overlayfs") && error.contains("configured with native"),
+            "{error}"
+        );
+        assert_eq!(asked(&both[..1], &["overlayfs"]).unwrap().len(), 1);
     }
 
     #[test]

@@ -212,7 +212,7 @@ fn one_way(storm: &Storm<'_>) -> Verdict {
 fn to_find_out(storm: &Storm<'_>) -> &'static str {
     if storm.arms.iter().all(|arm| arm.arm.mechanism.is_none()) {
         return "To find out, name a second way: `--userns private,host` shows what mapping ids costs (containerd 2.0 and \
-                newer), `--snapshotter` takes several.";
+                newer); with launcher containerd, `--snapshotter` takes several.";
     }
     "To find out, name at least two ways to mount: `--mechanism per-layer,detached --passes 2` beside the layers and the \
      concurrency of your bursts."

@@ -55,7 +55,8 @@ pub struct Storm {
     /// `llc:NUMBER` for threads on the CPUs of one last-level cache.
     #[arg(long, value_delimiter = ',', value_name = "WIDTH", help_heading = "What is compared")]
     pub admission: Vec<Width>,
-    /// Snapshotters of containerd; overlayfs by default.
+    /// Snapshotters of containerd; overlayfs by default. Pods have the one that the CRI plugin is configured with, and
+    /// another one is refused for launcher cri.
     #[arg(long, value_delimiter = ',', value_name = "NAME", help_heading = "What is compared")]
     pub snapshotter: Vec<String>,
     /// Whose ids containers of launchers containerd and cri have: their own, in a user namespace each (containerd 2.0 and

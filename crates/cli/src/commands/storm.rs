@@ -59,16 +59,20 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     let host =
         host::describe(store.root().path(), std::collections::BTreeMap::new(), settings.pinned.clone())
             .context("looking at the machine")?;
-    let planned = |image_layers| {
-        sweep::arms(&settings.sweep, &Here { capabilities: &capabilities, image_layers })
+    let planned = |image_layers, pods: Option<&str>| {
+        sweep::arms(&settings.sweep, &Here { capabilities: &capabilities, image_layers, pods })
             .map_err(settings::refused)
     };
     // Nobody waits for an image to be told that its storm cannot be.
     if let Some(parameters) = settings.generate {
-        planned(parameters.layers)?;
+        planned(parameters.layers, None)?;
+    }
+    let pods = launchers::snapshotter_of_pods(context, args)?;
+    if let Some(parameters) = settings.generate {
+        planned(parameters.layers, pods.as_deref())?;
     }
     let mut image = image::open(context, &store, args, &settings)?;
-    let ran = planned(image.layers()).and_then(|arms| {
+    let ran = planned(image.layers(), pods.as_deref()).and_then(|arms| {
         let planned =
             Planned { args, settings: &settings, machine: &machine, pool: pool.as_ref(), host, arms, locks };
         storm(context, planned, &store, &capabilities, &mut image, &mut output)

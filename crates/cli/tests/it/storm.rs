@@ -459,6 +459,11 @@ fn root_a_real_containerd_is_a_launcher() {
         let arms = bed.arms(&[&rootfs[..], &to, &QUICK].concat());
         assert_eq!((arms.len(), &arms[0]["passes"]), (2, &2.into()));
         assert!(arms.iter().all(|arm| mounts(arm).0 > 0 && arm["failed"] == 0), "{arms:?}");
+        // Pods would have the configured one all the same.
+        let other = ["storm", "--launcher", "cri", "--snapshotter", "native", "--address", text(&socket)];
+        let error = bed.fails(2, &other);
+        assert!(error.contains("native") && error.contains("configured with overlayfs"), "{error}");
+        assert!(arms.iter().all(|arm| arm["snapshotter"] == "overlayfs"), "{arms:?}");
         // Its own image of a name, if it has one.
         let error = bed.fails(
             1,

@@ -6,7 +6,7 @@
 //! and for the image, and once more each time it looks for the image's users; all of it is its own doing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -51,6 +51,16 @@ pub struct Cri {
     number: u32,
     rounds: AtomicU32,
     cancelled: AtomicBool,
+}
+
+/// The snapshotter that pods will have, if containerd says it.
+///
+/// # Errors
+/// There is no containerd, or no CRI.
+pub fn snapshotter(socket: &Path, cancel: Arc<AtomicBool>) -> Result<Option<String>, LauncherError> {
+    let client =
+        Client::connect_until(socket, cancel).map_err(LauncherError::doing("connecting to containerd"))?;
+    Pods::snapshotter(&client).map_err(LauncherError::doing("asking containerd for pods"))
 }
 
 /// Connects, brings the image in, unpacks it and waits until the CRI plugin knows it.

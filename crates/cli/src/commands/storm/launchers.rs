@@ -152,6 +152,19 @@ pub fn pool(args: &Storm, sweep: &Sweep) -> anyhow::Result<Option<IdPool>> {
     Ok(Some(pool))
 }
 
+/// The snapshotter of pods, if any are to be started: nobody can choose it.
+pub fn snapshotter_of_pods(context: &Context, args: &Storm) -> anyhow::Result<Option<String>> {
+    if !args.launcher.contains(&LauncherKind::Cri) {
+        return Ok(None);
+    }
+    let configured = cri::snapshotter(&args.address, context.cancel.shared())?;
+    if configured.is_none() && args.snapshotter.is_empty() {
+        let what = "containerd does not say which snapshotter its CRI plugin is configured with";
+        return Err(Advised::new(what, "name it: --snapshotter").into());
+    }
+    Ok(configured)
+}
+
 fn ours(arm: &Arm) -> anyhow::Result<(Mechanism, LowerSource)> {
     arm.mechanism.zip(arm.lower).context("an arm of ours has a mechanism and a lower source")
 }
