@@ -12,7 +12,7 @@ use plywood_image::digest::chain_ids;
 use plywood_image::manifest::ManifestError;
 use plywood_image::platform::{NoMatch, choose};
 use plywood_image::{
-    ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, Platform, config, manifest,
+    ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, Platform, Reference, config, manifest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -133,11 +133,24 @@ enum Source<'a> {
 }
 
 impl Session {
-    /// The image of that name, unpacked. One that another namespace has is borrowed until the session ends.
+    /// The image of that name, unpacked; if there is none, of the name that people mean by it (`debian` is
+    /// `docker.io/library/debian:latest`). One that another namespace has is borrowed until the session ends.
     ///
     /// # Errors
     /// There is none, it is for another machine, damaged, or containerd does not unpack it.
     pub fn image(&self, name: &str) -> Result<Image, ImageError> {
+        let full = name.parse::<Reference>().map(|full| full.to_string()).ok();
+        match self.named(name) {
+            Err(ImageError::Missing(_)) if full.as_deref().is_some_and(|full| full != name) => {}
+            found => return found,
+        }
+        match self.named(&full.unwrap_or_default()) {
+            Err(ImageError::Missing(_)) => Err(ImageError::Missing(name.to_owned())),
+            found => found,
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<Image, ImageError> {
         let record = match self.record(self.namespace(), name)? {
             Some(record) => record,
             None => self.borrow_image(name)?,

@@ -168,8 +168,14 @@ fn root_an_image_of_another_namespace_is_borrowed() {
         let session = Session::open(&client, NAMESPACE, "overlayfs").unwrap();
         assert!(matches!(session.image(IMAGE), Err(ImageError::Missing(name)) if name == IMAGE));
         server.import(&layout(&server), "default").unwrap();
+        // As people write it, and as every tool keeps it.
+        let full = server.dir().join("full");
+        small_image(&full, "docker.io/real/img:1", 1, &["/bin/true"]).unwrap();
+        server.import(&full, "default").unwrap();
         let elsewhere = traces(&server, "default");
         assert_eq!(session.image(IMAGE).unwrap().chain.len(), LAYERS, "{suite}");
+        assert_eq!(session.image("real/img:1").unwrap().name, "docker.io/real/img:1", "{suite}");
+        assert!(matches!(session.image("img:1"), Err(ImageError::Missing(name)) if name == "img:1"));
         session.close().unwrap();
         assert_nothing_but(&server, NAMESPACE, &before);
         assert_nothing_but(&server, "default", &elsewhere);

@@ -104,6 +104,17 @@ pub enum GenerateError {
         /// Of how many bytes each.
         size: usize,
     },
+    /// Layers with nothing in them are one and the same, and merge.
+    #[error(
+        "{files} files in {layers} layers: each layer needs one of its own, or those without are all the same; at least \
+         files={layers}"
+    )]
+    Sparse {
+        /// How many files.
+        files: usize,
+        /// Of how many layers.
+        layers: usize,
+    },
     /// Nobody has written the program for it.
     #[error("there is no program for {0}; give an image of the store by --image")]
     Architecture(String),
@@ -152,6 +163,9 @@ impl Parameters {
         let bytes = (self.files as u64).checked_mul(self.size as u64);
         if self.files > MAX_FILES || bytes.is_none_or(|bytes| bytes > MAX_BYTES) {
             return Err(GenerateError::TooMuch { files: self.files, size: self.size });
+        }
+        if self.files < self.layers {
+            return Err(GenerateError::Sparse { files: self.files, layers: self.layers });
         }
         let platform = Platform::host();
         match elf(Program::Pause, platform.architecture()) {
@@ -365,6 +379,15 @@ mod tests {
     }
 
     #[test]
+    fn each_layer_is_one_of_its_own() {
+        for text in ["layers=50,files=50,size=0", "layers=100,files=101,size=1", "layers=7,files=13,size=0"] {
+            let parameters = of(text);
+            let different: BTreeSet<String> = digests(parameters).into_iter().collect();
+            assert_eq!(different.len(), parameters.layers, "{text}");
+        }
+    }
+
+    #[test]
     fn files_are_spread_some_written_anew_and_some_gone() {
         let parameters = of("layers=50,files=2000,size=1");
         let mut seen = BTreeSet::new();
@@ -391,13 +414,16 @@ mod tests {
 
     #[test]
     fn parameters_read_as_they_are_written() {
-        let parameters = of("layers=3,seed=18446744073709551615,size=0,files=0");
+        let parameters = of("layers=3,seed=18446744073709551615,size=0,files=3");
         assert_eq!(of(&parameters.to_string()), parameters);
         assert_eq!(of("layers=9"), Parameters { layers: 9, ..Parameters::default() });
         for text in
             ["layers", "layers=", "layers=-1", "layers=x", "colour=red", "layers=1,", "layers=1;files=2"]
         {
             assert!(matches!(text.parse::<Parameters>(), Err(GenerateError::Text(_))), "{text}");
+        }
+        for text in ["layers=50,files=1", "layers=3,files=0", "files=49"] {
+            assert!(matches!(text.parse::<Parameters>(), Err(GenerateError::Sparse { .. })), "{text}");
         }
         for text in ["layers=0", "layers=501"] {
             assert!(matches!(text.parse::<Parameters>(), Err(GenerateError::Layers(_))), "{text}");

@@ -261,7 +261,10 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = self.take_back() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a mounted snapshot is left");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a mounted snapshot is left until the launcher is closed"
+            );
         }
     }
 }
