@@ -3,6 +3,7 @@
 mod launch;
 
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use plywood_engine::cgroup::CgroupError;
@@ -94,6 +95,22 @@ pub fn report_beside(
         let _ = output::json(&object);
     }
     exit_code(std::slice::from_ref(error))
+}
+
+/// Of a file that somebody named for output, which the state root has nothing to do with.
+pub fn of_file(error: std::io::Error, what: &str, path: &Path) -> anyhow::Error {
+    let path = path.display();
+    let remedy = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            format!("free space where that file is (`df {path}` shows its disk), or name one elsewhere")
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
+            "name a file that can be written".to_owned()
+        }
+        std::io::ErrorKind::BrokenPipe => "let whoever reads it read to the end".to_owned(),
+        _ => return anyhow::Error::from(error).context(format!("{what} to {path}")),
+    };
+    Advised::new(format!("{what} to {path}: {error}"), remedy).into()
 }
 
 /// Says it on standard error; answers with what JSON says.

@@ -84,7 +84,7 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     match ran {
         Ok(()) => Ok(if failures { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
         Err(StormError::Cancelled) => Ok(ExitCode::from(INTERRUPTED)),
-        Err(error) => Err(settings::advised(error)),
+        Err(error) => Err(settings::advised(error, args)),
     }
 }
 
@@ -134,8 +134,9 @@ fn storm(
         host,
     };
     output.begin(context, &run)?;
-    output.write(&Line::Run(Box::new(run))).context("writing down what was asked for")?;
-    locks.iter().try_for_each(|line| output.write(line)).context("writing down what locks cost")?;
+    let unwritten = |error| settings::advised(StormError::Write(error), args);
+    output.write(&Line::Run(Box::new(run))).map_err(unwritten)?;
+    locks.iter().try_for_each(|line| output.write(line)).map_err(unwritten)?;
     let harness = settings.harness(arms, WALKS.map(PathBuf::from).to_vec());
     Ok(harness.run(launchers.all(), output, context.cancel.flag()))
 }

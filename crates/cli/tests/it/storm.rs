@@ -113,6 +113,15 @@ fn root_figures_are_shown_whatever_becomes_of_the_page() {
         let done = bed.plywood(&["storm", "--show", text(&raw), "--html", "/dev/full"]).check(1);
         assert!(done.stdout.contains("host's mount table"), "{}", done.stdout);
         assert!(done.stderr.contains("writing the report to /dev/full"), "{}", done.stderr);
+        // It is that file's disk which is full, not the state root's.
+        let of_it = |error: &str| error.contains("df /dev/full") && !error.contains("state root");
+        assert!(of_it(&done.stderr), "{}", done.stderr);
+        let samples = bed.plywood(&[&["storm", "--raw", "/dev/full"], &QUICK[..]].concat()).check(1).stderr;
+        assert!(samples.contains("writing the samples to /dev/full") && of_it(&samples), "{samples}");
+        let quick =
+            ["--duration", "5ms", "--rounds", "1", "--threads", "1", "--lock", "cas", "--placement", "all"];
+        let locks = bed.plywood(&[&["lockbench", "--raw", "/dev/full"], &quick[..]].concat()).check(1).stderr;
+        assert!(locks.contains("writing samples to /dev/full") && of_it(&locks), "{locks}");
         // A pipe has nothing to be emptied of.
         let page = bed.ok(&["storm", "--show", text(&raw), "--json", "--html", "/dev/stdout"]);
         assert!(page.contains("<html"), "{page}");

@@ -10,7 +10,7 @@ use plywood_storm::report;
 
 use crate::args::Lockbench;
 use crate::commands::storm::output::{emptied, is_same, writable};
-use crate::remedy::Usage;
+use crate::remedy::{Usage, of_file};
 
 /// Keeps the lines, and writes them down.
 #[derive(Debug)]
@@ -74,13 +74,13 @@ impl Record {
     /// That, or samples, cannot be written.
     pub fn finish(self) -> anyhow::Result<()> {
         if let (Some(error), Some((path, _))) = (self.lost, &self.raw) {
-            return Err(error).with_context(|| format!("writing samples to {}", path.display()));
+            return Err(of_file(error, "writing samples", path));
         }
         if let Some((path, mut file)) = self.html {
             let page = report::render_locks(&self.lines).unwrap_or_default();
             emptied(&file)
                 .and_then(|()| file.write_all(page.as_bytes()))
-                .with_context(|| format!("writing the page to {}", path.display()))?;
+                .map_err(|error| of_file(error, "writing the page", &path))?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use plywood_storm::verdict::verdict;
 use crate::args::Storm;
 use crate::context::Context;
 use crate::output;
-use crate::remedy::Usage;
+use crate::remedy::{Usage, of_file};
 
 /// Notes below a table.
 const MOST_NOTES: usize = 6;
@@ -115,7 +115,7 @@ impl Output {
             let page = report::render(&self.lines)?;
             emptied(file)
                 .and_then(|()| file.write_all(page.as_bytes()))
-                .with_context(|| format!("writing the report to {}", path.display()))?;
+                .map_err(|error| of_file(error, "writing the report", path))?;
         }
         Ok(summaries.iter().any(|summary| summary.failed > 0))
     }
@@ -143,7 +143,7 @@ pub fn writable(path: &Path, what: &str) -> anyhow::Result<File> {
         .create(true)
         .truncate(false)
         .open(path)
-        .with_context(|| format!("writing {what} to {}", path.display()))
+        .map_err(|error| of_file(error, &format!("writing {what}"), path))
 }
 
 /// What makes figures less certain, each once; those of all arms first.

@@ -14,7 +14,7 @@ use plywood_storm::sweep::{Sweep, SweepError};
 use plywood_storm::threads::ThreadsError;
 
 use crate::args::Storm;
-use crate::remedy::{Advised, Usage};
+use crate::remedy::{Advised, Usage, of_file};
 
 /// Containers of a round, unless more are asked for: as in the incident.
 const CONTAINERS: usize = 100;
@@ -186,7 +186,11 @@ pub fn refused(error: SweepError) -> anyhow::Error {
 }
 
 /// Why a storm ended, with what to do about it.
-pub fn advised(error: StormError) -> anyhow::Error {
+pub fn advised(error: StormError, args: &Storm) -> anyhow::Error {
+    let error = match (error, &args.raw) {
+        (StormError::Write(error), Some(path)) => return of_file(error, "writing the samples", path),
+        (error, _) => error,
+    };
     match &error {
         StormError::Threads(ThreadsError::NoRoom { .. }) => {
             Advised::new(error.to_string(), "raise the limit, or start fewer at a time: --concurrency").into()
