@@ -169,3 +169,27 @@ fn root_ctrl_c_ends_a_storm_of_a_containerd_that_does_not_answer() {
         }
     });
 }
+
+/// Each container is one that cannot be removed then, and all of them are one message.
+#[test]
+fn root_a_containerd_that_is_killed_is_told_of_once() {
+    in_bed(|bed| {
+        for (launcher, more) in [("containerd", &[][..]), ("containerd", &["--rootfs-only"]), ("cri", &[])] {
+            let settings = Settings { pods: true, ..Settings::default() };
+            let server = Server::start(Tree::open(Suite::Sid).unwrap(), &settings).unwrap();
+            let socket = server.socket().display().to_string();
+            let before = server.mounts().unwrap().len();
+            let pid = Pid::from_raw(server.pid().cast_signed()).unwrap();
+            let args = ["storm", "--userns", "host", "--address", &socket, "--launcher", launcher];
+            let storm = bed.start(&[&args[..], &["--hold", "3s"], &QUICK, more].concat()).ready();
+            eventually("containers", || (server.mounts().unwrap().len() >= before + 4).then_some(()));
+            kill_process(pid, Signal::KILL).unwrap();
+            let done = storm.finish().check(1);
+            assert!(!done.stderr.contains('\x1b'), "{}", done.stderr);
+            assert!(done.stderr.matches("WARN").count() <= 1, "{}", done.stderr);
+            let told = done.stderr.matches("the next storm removes").count();
+            assert!((1..=2).contains(&told), "{}", done.stderr);
+            bed.expect_empty();
+        }
+    });
+}
