@@ -67,7 +67,8 @@ pub fn run(context: &Context, args: &Storm) -> anyhow::Result<ExitCode> {
     if let Some(parameters) = settings.generate {
         planned(parameters.layers, None)?;
     }
-    let pods = launchers::snapshotter_of_pods(context, args)?;
+    let pods =
+        launchers::snapshotter_of_pods(context, args).map_err(|error| unless_stopped(context, error))?;
     if let Some(parameters) = settings.generate {
         planned(parameters.layers, pods.as_deref())?;
     }
@@ -113,10 +114,7 @@ fn storm(
         &launchers::Place { context, args, settings, machine, pool, store, capabilities, arms: &arms },
         image,
     )
-    .map_err(|error| match context.cancel.requested() {
-        true => Interrupted(format!("interrupted: {error:#}")).into(),
-        false => error,
-    })?;
+    .map_err(|error| unless_stopped(context, error))?;
     host.versions = launchers.versions();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run = record::Run {
@@ -139,6 +137,14 @@ fn storm(
     locks.iter().try_for_each(|line| output.write(line)).map_err(unwritten)?;
     let harness = settings.harness(arms, WALKS.map(PathBuf::from).to_vec());
     Ok(harness.run(launchers.all(), output, context.cancel.flag()))
+}
+
+/// What fails once somebody has asked to stop has been interrupted.
+fn unless_stopped(context: &Context, error: anyhow::Error) -> anyhow::Error {
+    match context.cancel.requested() {
+        true => Interrupted(format!("interrupted: {error:#}")).into(),
+        false => error,
+    }
 }
 
 /// Paths as long as those that programs look up all day; one of them is on every machine, and in every namespace.
