@@ -35,7 +35,7 @@ pub fn write(bundle: &Path, spec: &Spec) -> io::Result<()> {
     write_new(&bundle.join(CONFIG), &json)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// There is none, or it is something else.
