@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::{APPLICATION_ID, OpenDbError, begin};
 
@@ -21,9 +21,13 @@ pub(super) fn migrate(
     given_up: &AtomicBool,
 ) -> Result<(), OpenDbError> {
     let failed = |error: rusqlite::Error| OpenDbError::Db { path: path.to_owned(), source: error.into() };
-    check(connection, path, failed)?;
-    if version(connection).map_err(failed)? == VERSION {
-        return Ok(());
+    {
+        // One snapshot: another process may be making the tables between two questions.
+        let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred).map_err(failed)?;
+        check(&snapshot, path, failed)?;
+        if version(&snapshot).map_err(failed)? == VERSION {
+            return Ok(());
+        }
     }
     let transaction = begin(connection, given_up).map_err(failed)?;
     // Another process may have migrated while we waited for the lock.
