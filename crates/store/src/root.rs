@@ -231,7 +231,8 @@ fn foreign_entry(dir: &OwnedFd, path: &Path) -> Result<Option<String>, FileError
 fn is_ours(name: &str) -> bool {
     DIRECTORIES.contains(&name)
         || ["ballast", "run", "lost+found"].contains(&name)
-        || ["plywood.db-wal", "plywood.db-shm", "plywood.db-journal"].contains(&name)
+        // The database itself if another process has just made it.
+        || ["plywood.db", "plywood.db-wal", "plywood.db-shm", "plywood.db-journal"].contains(&name)
         || crate::scratch::is_trial(name)
 }
 
