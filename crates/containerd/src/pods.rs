@@ -295,7 +295,7 @@ impl Pod {
     /// # Errors
     /// containerd does not answer.
     pub fn exit_status(&self, container: &str) -> Result<Option<i32>, CallError> {
-        let request = patient(ContainerStatusRequest { container_id: container.to_owned(), verbose: false });
+        let request = patient(ContainerStatusRequest { container_id: container.to_owned() });
         let mut runtime = RuntimeServiceClient::new(self.pods.client.channel());
         let answer = runtime.container_status(request);
         let answer = self.pods.client.wait(|| format!("Status of container {container:?}"), answer)?;

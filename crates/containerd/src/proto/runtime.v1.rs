@@ -161,10 +161,6 @@ pub struct ListPodSandboxRequest {
 pub struct PodSandbox {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "2")]
-    pub metadata: ::core::option::Option<PodSandboxMetadata>,
-    #[prost(enumeration = "PodSandboxState", tag = "3")]
-    pub state: i32,
     #[prost(map = "string, string", tag = "5")]
     pub labels: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -241,8 +237,6 @@ pub struct StartContainerRequest {
 pub struct StartContainerResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatus {
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
     #[prost(enumeration = "ContainerState", tag = "3")]
     pub state: i32,
     #[prost(int32, tag = "7")]
@@ -256,18 +250,11 @@ pub struct ContainerStatus {
 pub struct ContainerStatusRequest {
     #[prost(string, tag = "1")]
     pub container_id: ::prost::alloc::string::String,
-    #[prost(bool, tag = "2")]
-    pub verbose: bool,
 }
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatusResponse {
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<ContainerStatus>,
-    #[prost(map = "string, string", tag = "2")]
-    pub info: ::std::collections::HashMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImageStatusRequest {
@@ -278,10 +265,6 @@ pub struct ImageStatusRequest {
 pub struct Image {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    #[prost(string, repeated, tag = "2")]
-    pub repo_tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(uint64, tag = "4")]
-    pub size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImageStatusResponse {
@@ -333,32 +316,6 @@ impl NamespaceMode {
             "CONTAINER" => Some(Self::Container),
             "NODE" => Some(Self::Node),
             "TARGET" => Some(Self::Target),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum PodSandboxState {
-    SandboxReady = 0,
-    SandboxNotready = 1,
-}
-impl PodSandboxState {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::SandboxReady => "SANDBOX_READY",
-            Self::SandboxNotready => "SANDBOX_NOTREADY",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "SANDBOX_READY" => Some(Self::SandboxReady),
-            "SANDBOX_NOTREADY" => Some(Self::SandboxNotready),
             _ => None,
         }
     }
